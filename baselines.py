@@ -1,0 +1,143 @@
+"""Predictors that nobody trained: least squares, Lasso, and the exact Bayes optimum.
+
+A *predictor* is a function (xs, ys) -> predictions, xs (B, N, d), ys (B, N), predictions (B, N),
+in which prediction k depends on the examples 1..k-1 and on x_k only. Here everything is computed
+in float64, whatever comes in.
+"""
+import numpy as np
+
+
+def least_squares(xs, ys):
+    """Least squares on the examples so far, of least norm while they do not determine w.
+
+    xs (B, N, d), ys (B, N) -> predictions (B, N); the first, from no examples, is 0.
+    """
+    xs, ys = np.asarray(xs, np.float64), np.asarray(ys, np.float64)
+    predictions = np.zeros(ys.shape)
+    for k in range(1, ys.shape[1]):
+        w = np.linalg.pinv(xs[:, :k]) @ ys[:, :k, None]  # (B, d, 1)
+        predictions[:, k] = (xs[:, k, None] @ w)[:, 0, 0]
+    return predictions
+
+
+def lasso(xs, ys, alpha, tol=1e-6, max_sweeps=10_000):
+    """Lasso on the examples so far: min over w of ||y - X w||^2 / (2n) + alpha ||w||_1.
+
+    xs (B, N, d), ys (B, N) -> predictions (B, N). alpha: one number, or (N,), one for each number
+    of examples. Every prompt is solved until its duality gap is below tol mean(y^2).
+
+    Coordinate descent, for all prompts at once and warm-started from n - 1 examples: with
+    r = X^T (y - X w) / n and G = X^T X / n,  w_j <- S(r_j + G_jj w_j, alpha) / G_jj, where
+    S(z, a) = sign(z) max(|z| - a, 0). Source: Friedman, Hastie, Tibshirani 2010, "Regularization
+    paths for generalized linear models via coordinate descent", sections 2.1 and 2.2.
+    """
+    xs, ys = np.asarray(xs, np.float64), np.asarray(ys, np.float64)
+    B, N, d = xs.shape
+    alpha = np.broadcast_to(alpha, N)
+    predictions, w = np.zeros((B, N)), np.zeros((d, B))
+    gram, moment, power = np.zeros((d, d, B)), np.zeros((d, B)), np.zeros(B)  # sums over examples
+    for n in range(1, N):
+        x, y = xs[:, n - 1].T, ys[:, n - 1]  # (d, B), (B,)
+        gram += x[:, None] * x
+        moment += x * y
+        power += y * y
+        _descend(gram / n, moment / n, power / n, alpha[n], w, tol, max_sweeps)
+        predictions[:, n] = (xs[:, n].T * w).sum(0)
+    return predictions
+
+
+def _descend(G, c, y2, alpha, w, tol, max_sweeps):
+    """Solve the Lasso in place for w (d, B), given G = X^T X / n, c = X^T y / n, y2 = y^T y / n."""
+    todo = np.arange(w.shape[1])  # the prompts that have not converged
+    v = w.copy()
+    for sweep in range(max_sweeps):
+        if sweep % 5 == 0:
+            r = c - (G * v).sum(1)  # afresh, so that rounding does not pile up
+            done = _duality_gap(c, y2, alpha, v, r) <= tol * y2
+            if done.any():
+                w[:, todo[done]] = v[:, done]
+                G, c, y2, v, r, todo = (a[..., ~done] for a in (G, c, y2, v, r, todo))
+            if len(todo) == 0:
+                return
+        for j in range(len(v)):
+            z = r[j] + G[j, j] * v[j]
+            new = np.sign(z) * np.maximum(np.abs(z) - alpha, 0) / np.maximum(G[j, j], 1e-300)
+            r -= G[j] * (new - v[j])
+            v[j] = new
+    w[:, todo] = v
+
+
+def _duality_gap(c, y2, alpha, w, r):
+    """Primal minus dual objective, an upper bound on how far w is from optimal.
+
+    The residual e = y - X w, scaled by s so that |X^T (s e)| / n <= alpha, is a dual point:
+    gap = |e|^2 / 2n + alpha |w|_1 - s (e . y) / n + s^2 |e|^2 / 2n.
+    Source: Kim et al. 2007, "An interior-point method for large-scale l1-regularized least
+    squares", section III.A.
+    """
+    wc = (w * c).sum(0)
+    e2 = np.maximum(y2 - wc - (w * r).sum(0), 0)  # |y - X w|^2 / n
+    s = np.minimum(1, alpha / np.maximum(np.abs(r).max(0), 1e-300))
+    return (1 + s * s) / 2 * e2 + alpha * np.abs(w).sum(0) - s * (y2 - wc)
+
+
+def bayes(function_class):
+    """The exact posterior mean of a class: no predictor has a lower expected squared error on it.
+
+    Given one hypothesis the class is linear in Gaussian weights, so its posterior is Gaussian and
+    one example updates it in closed form (recursive least squares, the Kalman filter without
+    dynamics). How well each hypothesis predicted the examples so far weighs it against the rest:
+
+        s = phi . P phi + noise,  e = y - phi . m,  m += P phi e / s,  P -= P phi (P phi)^T / s,
+        log weight -= (e^2 / s + log s) / 2,   prediction = sum of weight (phi . m).
+
+    Source: Bishop 2006, "Pattern Recognition and Machine Learning", sections 3.3 and 3.4.
+    """
+    return lambda xs, ys: _posterior(function_class.hypotheses(), xs, ys)[0]
+
+
+def class_probabilities(mixture):
+    """The exact posterior over a mixture's classes: (xs, ys) -> (B, N, number of components).
+
+    Entry k is the probability of each component given the examples 1..k-1.
+    """
+    sizes = [len(c.hypotheses()) for c in mixture.components]
+    owner = np.repeat(np.arange(len(sizes)), sizes)
+
+    def probabilities(xs, ys):
+        parts = _posterior(mixture.hypotheses(), xs, ys)[1]  # (groups, B, N)
+        return np.stack([parts[owner == i].sum(0) for i in range(len(sizes))], axis=-1)
+
+    return probabilities
+
+
+def _posterior(groups, xs, ys):
+    """Predictions (B, N) and the probability (groups, B, N) of each group of hypotheses."""
+    xs, ys = np.asarray(xs, np.float64), np.asarray(ys, np.float64)
+    B, N, d = xs.shape
+    means, probabilities = [], []  # a group's own prediction and evidence at every position
+    with np.errstate(divide="ignore"):
+        log_weights = [np.log(h.prior)[:, None] + np.zeros(B) for h in groups]  # (M, B) each
+    state = [None] * len(groups)
+    predictions, parts = np.zeros((B, N)), np.zeros((len(groups), B, N))
+    for k in range(N):
+        top = np.max([lw.max(0) for lw in log_weights], axis=0)  # (B,)
+        weights = [np.exp(lw - top) for lw in log_weights]
+        total = sum(weight.sum(0) for weight in weights)
+        for i, h in enumerate(groups):
+            phi = h.features(xs[:, k])  # (F, M, B)
+            if state[i] is None:
+                F, M = phi.shape[:2]
+                P = np.broadcast_to(np.eye(F)[:, :, None, None], (F, F, M, B)).copy()
+                state[i] = np.zeros((F, M, B)), P
+            m, P = state[i]
+            mean = (phi * m).sum(0)  # (M, B)
+            predictions[:, k] += (weights[i] * mean).sum(0) / total
+            parts[i, :, k] = weights[i].sum(0) / total
+            gain = (P * phi).sum(1)  # (F, M, B)
+            s = (phi * gain).sum(0) + h.noise
+            e = ys[:, k] - mean
+            log_weights[i] -= (e * e / s + np.log(s)) / 2
+            m += gain * (e / s)
+            P -= gain[:, None] * (gain / s)
+    return predictions, parts

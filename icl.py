@@ -1,0 +1,413 @@
+"""A GPT-2-style transformer for in-context learning, from scratch in NumPy.
+
+A prompt x1, f(x1), x2, f(x2), ..., xN is a sequence of vectors. The transformer reads it from left
+to right and at every x_k predicts f(x_k), having seen the examples 1..k-1 only. This file is all of
+it: operations, forward pass, backward pass by hand, training step, optimisers, checkpoints.
+
+An operation returns its output and a function `backward`, which takes the gradient of the loss
+with respect to that output and returns the gradients with respect to the inputs, in their order.
+There is no graph and no autograd library: the model's backward is its forward read in reverse.
+
+Shapes: B prompts, N points, T = 2N - 1 tokens, C channels, H heads, D = C / H, d dims, M = B T rows.
+"""
+import os
+
+# One BLAS thread each: train_step puts a shard of the batch on every core instead, so that all the
+# work runs in parallel, not the matrix products alone. NumPy reads this once, when first imported.
+for _library in ("OPENBLAS_NUM", "MKL_NUM", "OMP_NUM", "BLIS_NUM", "VECLIB_MAXIMUM"):
+    os.environ[f"{_library}_THREADS"] = "1"
+
+import json
+import math
+import zipfile
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Config:
+    """Shape of a model; the defaults are the paper's (12 layers, 256 channels; arXiv 2311.00871).
+
+    n_dims: dimension d of the inputs x. n_points: longest prompt N. n_embd: channels C.
+    Raises ValueError where a number is not a positive integer or n_head does not divide n_embd.
+    """
+    n_dims: int
+    n_points: int
+    n_layer: int = 12
+    n_head: int = 8
+    n_embd: int = 256
+
+    def __post_init__(self):
+        for name, value in asdict(self).items():
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} must be a positive integer, not {value!r}")
+        if self.n_embd % self.n_head:
+            raise ValueError(f"n_embd ({self.n_embd}) must be a multiple of n_head ({self.n_head})")
+
+    def shapes(self):
+        """Names and shapes of all parameters: GPT-2's, between Garg et al.'s read_in and read_out."""
+        d, C = self.n_dims, self.n_embd
+        shapes = {"read_in.weight": (d, C), "read_in.bias": (C,),
+                  "wpe.weight": (2 * self.n_points, C)}
+        for i in range(self.n_layer):
+            h = f"h.{i}"
+            shapes |= {f"{h}.ln_1.weight": (C,), f"{h}.ln_1.bias": (C,),
+                       f"{h}.attn.c_attn.weight": (C, 3 * C), f"{h}.attn.c_attn.bias": (3 * C,),
+                       f"{h}.attn.c_proj.weight": (C, C), f"{h}.attn.c_proj.bias": (C,),
+                       f"{h}.ln_2.weight": (C,), f"{h}.ln_2.bias": (C,),
+                       f"{h}.mlp.c_fc.weight": (C, 4 * C), f"{h}.mlp.c_fc.bias": (4 * C,),
+                       f"{h}.mlp.c_proj.weight": (4 * C, C), f"{h}.mlp.c_proj.bias": (C,)}
+        return shapes | {"ln_f.weight": (C,), "ln_f.bias": (C,),
+                         "read_out.weight": (C, 1), "read_out.bias": (1,)}
+
+
+# ------------------------------------------------------------------------------------- operations
+
+def linear(x, weight, bias):
+    """y = x W + b for rows x (M, I), weight (I, O), bias (O,).
+
+    dx = dy W^T,  dW = x^T dy,  db = sum over rows of dy.
+    """
+    y = x @ weight  # (M, O)
+    y += bias
+
+    def backward(dy):
+        return dy @ weight.T, x.T @ dy, _column_sums(dy)
+
+    return y, backward
+
+
+def layernorm(x, gain, bias, eps=1e-5):
+    """y = gain * (x - mean) / sqrt(var + eps) + bias, over the channels of each row of x (M, C).
+
+    With n the normalised row and g = gain * dy:  dx = (g - mean(g) - n mean(g n)) / sqrt(var + eps).
+    Source: Ba, Kiros, Hinton 2016, arXiv 1607.06450, section 3.
+    """
+    C = x.shape[1]
+    average = np.full(C, 1 / C, x.dtype)  # a row mean as a BLAS product: 4 times np.mean's speed
+    n = x - (x @ average)[:, None]  # (M, C)
+    rstd = 1 / np.sqrt(np.einsum("mc,mc->m", n, n)[:, None] / C + eps)  # (M, 1)
+    n *= rstd
+    y = n * gain
+    y += bias
+
+    def backward(dy):
+        dyn = dy * n
+        dgain, dbias = _column_sums(dyn), _column_sums(dy)
+        mean_g, mean_gn = dy @ (gain / C), dyn @ (gain / C)  # (M,), (M,)
+        dx = dy * gain
+        dx -= mean_g[:, None]
+        dx -= np.multiply(n, mean_gn[:, None], out=dyn)
+        dx *= rstd
+        return dx, dgain, dbias
+
+    return y, backward
+
+
+def gelu(x):
+    """y = x/2 (1 + tanh(u)), u = sqrt(2/pi) (x + 0.044715 x^3): GPT-2's GELU; overwrites x.
+
+    With p = (1 + tanh(u)) / 2 = 1 / (1 + exp(-2u)):  y = x p,  dy/dx = p + 2 y (1 - p) du/dx.
+    Source: Hendrycks, Gimpel 2016, arXiv 1606.08415, section 2.
+    """
+    a = math.sqrt(8 / math.pi)  # 2u = a x + b x^3
+    b = 0.044715 * a
+    x2 = x * x
+    p = x2 * -b
+    p -= a
+    p *= x  # -2u
+    with np.errstate(over="ignore"):  # exp(-2u) = inf is right: p = 0
+        np.exp(p, out=p)
+    p += 1
+    np.divide(1, p, out=p)
+    y = x * p
+    x2 *= 3 * b
+    x2 += a  # 2 du/dx
+    x2 *= y
+    np.subtract(1, p, out=x)
+    x *= x2
+    x += p  # x now holds dy/dx
+
+    def backward(dy):
+        return dy * x
+
+    return y, backward
+
+
+def attention(qkv, n_head, stride=1):
+    """Causal multi-head attention. qkv (B, T, 3C) -> (B, Q, C), Q queries at tokens 0, stride, ...
+
+    Each head: y_i = sum over j <= i of p_ij v_j, with p_i the softmax of s_ij = q_i . k_j / sqrt(D).
+    With e = exp(s - max), l = sum_j e:  y = e v / l. Backward, with g = dy / l:  dv = e^T g,
+    ds = e (g v^T - sum(g y)),  dq = ds k / sqrt(D),  dk = ds^T q / sqrt(D).
+    Source: Vaswani et al. 2017, arXiv 1706.03762, eq. 1; dividing by l last: Dao et al. 2022,
+    arXiv 2205.14135, section 3.1.
+    """
+    B, T, C = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
+    q, k, v = qkv.reshape(B, T, 3, n_head, C // n_head).transpose(2, 0, 3, 1, 4)  # (B, H, T, D) each
+    scale = (C // n_head) ** -0.5
+    q = q[:, :, ::stride] * scale  # (B, H, Q, D)
+    e = q @ k.swapaxes(2, 3)  # (B, H, Q, T)
+    e += _causal_mask(T, qkv.dtype)[::stride]
+    e -= e.max(3, keepdims=True)
+    np.exp(e, out=e)
+    l = (e.reshape(-1, T) @ np.ones(T, e.dtype)).reshape(*e.shape[:3], 1)  # (B, H, Q, 1)
+    y = np.empty((B, q.shape[2], n_head, C // n_head), qkv.dtype)
+    y_heads = y.swapaxes(1, 2)  # (B, H, Q, D)
+    np.matmul(e, v, out=y_heads)
+    y_heads /= l
+
+    def backward(dy):
+        dqkv = np.zeros_like(qkv) if stride > 1 else np.empty_like(qkv)
+        dq, dk, dv = dqkv.reshape(B, T, 3, n_head, C // n_head).transpose(2, 0, 3, 1, 4)
+        g = dy.reshape(y.shape).swapaxes(1, 2) / l  # (B, H, Q, D)
+        np.matmul(e.swapaxes(2, 3), g, out=dv)
+        ds = g @ v.swapaxes(2, 3)  # (B, H, Q, T)
+        ds -= np.einsum("bhqd,bhqd->bhq", g, y_heads)[..., None]
+        ds *= e
+        np.matmul(ds.swapaxes(2, 3), q, out=dk)
+        np.multiply(ds @ k, scale, out=dq[:, :, ::stride])
+        return dqkv
+
+    return y.reshape(B, -1, C), backward
+
+
+def mean_squared_error(predictions, ys):
+    """loss = mean of (predictions - ys)^2;  dpredictions = 2 (predictions - ys) / size."""
+    error = predictions - ys
+    return np.mean(error * error), lambda: error * (2 / error.size)
+
+
+@lru_cache
+def _causal_mask(T, dtype):
+    return np.triu(np.full((T, T), -np.inf, dtype), 1)  # (T, T): 0 for the past, -inf for the future
+
+
+def _column_sums(x):
+    return np.ones(len(x), x.dtype) @ x  # twice the speed of x.sum(0)
+
+
+# ------------------------------------------------------------------------------------- the model
+
+def init_params(config, rng):
+    """Fresh parameters: a dict of named float32 arrays, with config.shapes() for names and shapes.
+
+    Weights are normal with standard deviation 1/sqrt(fan-in), which for narrow models learns far
+    faster than GPT-2's fixed 0.02; projections into the residual stream are divided by
+    sqrt(2 n_layer) as in GPT-2, positions are 0.02, gains one and biases zero.
+    """
+    params = {}
+    for name, shape in config.shapes().items():
+        if name.endswith("bias"):
+            params[name] = np.zeros(shape, np.float32)
+        elif len(shape) == 1:
+            params[name] = np.ones(shape, np.float32)
+        else:
+            std = 0.02 if name == "wpe.weight" else shape[0] ** -0.5
+            if name.endswith("c_proj.weight"):
+                std /= math.sqrt(2 * config.n_layer)
+            params[name] = (std * rng.standard_normal(shape)).astype(np.float32)
+    return params
+
+
+def interleave(xs, ys):
+    """The prompt as tokens x1, (y1, 0, ..., 0), x2, ..., xN; nothing may depend on the last y.
+
+    xs (B, N, d), ys (B, N) -> (B, 2N - 1, d). Source: Garg et al. 2022, arXiv 2208.01066.
+    """
+    B, N, d = xs.shape
+    tokens = np.zeros((B, 2 * N, d), xs.dtype)
+    tokens[:, ::2] = xs
+    tokens[:, 1::2, 0] = ys
+    return tokens[:, :-1]
+
+
+def block(x, params, name, n_head, stride=1):
+    """One pre-norm transformer block: x + attention(layernorm(x)), then the same with the MLP.
+
+    x (B, T, C) -> (B, Q, C). With a stride only tokens 0, stride, ... come out: the last block
+    computes what is read, the x positions.
+    """
+    B, T, C = x.shape
+    weights = lambda op: (params[f"{name}.{op}.weight"], params[f"{name}.{op}.bias"])
+    a, ln_1 = layernorm(x.reshape(-1, C), *weights("ln_1"))
+    a, c_attn = linear(a, *weights("attn.c_attn"))  # (B T, 3C)
+    a, heads = attention(a.reshape(B, T, 3 * C), n_head, stride)  # (B, Q, C)
+    a, c_proj = linear(a.reshape(-1, C), *weights("attn.c_proj"))  # (B Q, C)
+    a += x[:, ::stride].reshape(-1, C)
+    m, ln_2 = layernorm(a, *weights("ln_2"))
+    m, c_fc = linear(m, *weights("mlp.c_fc"))  # (B Q, 4C)
+    m, act = gelu(m)
+    m, mlp_c_proj = linear(m, *weights("mlp.c_proj"))  # (B Q, C)
+    m += a
+
+    def backward(dm, grads):
+        def back(op, backward, dy):
+            dx, grads[f"{name}.{op}.weight"], grads[f"{name}.{op}.bias"] = backward(dy)
+            return dx
+
+        da = back("mlp.c_proj", mlp_c_proj, dm)
+        da = back("mlp.c_fc", c_fc, act(da))
+        da = back("ln_2", ln_2, da)
+        da += dm
+        dx = back("attn.c_proj", c_proj, da)
+        dx = heads(dx)
+        dx = back("attn.c_attn", c_attn, dx.reshape(-1, 3 * C))
+        dx = back("ln_1", ln_1, dx)  # (B T, C)
+        dx.reshape(B, T, C)[:, ::stride] += da.reshape(B, -1, C)
+        return dx
+
+    return m.reshape(B, -1, C), backward
+
+
+def transformer(params, config, xs, ys):
+    """Predictions (B, N) at the x positions and their backward: dpredictions -> dict of gradients."""
+    tokens = interleave(xs, ys)  # (B, T, d)
+    B, T, d = tokens.shape
+    C = config.n_embd
+    x, read_in = linear(tokens.reshape(-1, d), params["read_in.weight"], params["read_in.bias"])
+    x = x.reshape(B, T, C)
+    x += params["wpe.weight"][:T]
+    blocks = []
+    for i in range(config.n_layer):
+        stride = 2 if i == config.n_layer - 1 else 1
+        x, back = block(x, params, f"h.{i}", config.n_head, stride)
+        blocks.append(back)
+    x, ln_f = layernorm(x.reshape(-1, C), params["ln_f.weight"], params["ln_f.bias"])  # (B N, C)
+    y, read_out = linear(x, params["read_out.weight"], params["read_out.bias"])  # (B N, 1)
+
+    def backward(dy):
+        grads = {}
+        dx, grads["read_out.weight"], grads["read_out.bias"] = read_out(dy.reshape(-1, 1))
+        dx, grads["ln_f.weight"], grads["ln_f.bias"] = ln_f(dx)
+        while blocks:
+            dx = blocks.pop()(dx, grads)  # a block's activations are freed once it is done
+        grads["wpe.weight"] = np.zeros_like(params["wpe.weight"])
+        grads["wpe.weight"][:T] = dx.reshape(B, T, C).sum(0)
+        _, grads["read_in.weight"], grads["read_in.bias"] = read_in(dx)
+        return grads
+
+    return y.reshape(B, -1), backward
+
+
+# ------------------------------------------------------------------------------------- every core
+
+_pool = ThreadPoolExecutor(os.cpu_count())
+
+
+def set_threads(n):
+    """Use n threads from now on. The numbers are the same, bit for bit, for every n."""
+    global _pool
+    _pool = ThreadPoolExecutor(n)
+
+
+def _shards(xs, ys):
+    """Split the batch where its size alone says, never the number of threads: the bits stay."""
+    n = min(len(xs), max(2, min(8, len(xs) * xs.shape[1] // 320)))
+    return zip(np.array_split(xs, n), np.array_split(ys, n))
+
+
+def predict(params, config, xs, ys):
+    """Predictions (B, N) of f(x_k), each from x_k and the examples before it; ys[:, -1] is not used.
+
+    xs (B, N, d), ys (B, N), with N up to config.n_points.
+    """
+    run = lambda shard: transformer(params, config, *shard)[0]
+    return np.concatenate(list(_pool.map(run, _shards(xs, ys))))
+
+
+def loss_and_grads(params, config, xs, ys):
+    """Mean squared error over all B N predictions, and its gradients under the parameters' names."""
+    def run(shard):
+        predictions, backward = transformer(params, config, *shard)
+        loss, error_backward = mean_squared_error(predictions, shard[1])
+        share = len(shard[0]) / len(xs)
+        return loss * share, backward(error_backward() * share)
+
+    results = _pool.map(run, _shards(xs, ys))
+    loss, grads = next(results)
+    for shard_loss, shard_grads in results:  # in the shards' order, whichever is done first
+        loss += shard_loss
+        for name, grad in shard_grads.items():
+            grads[name] += grad
+    return float(loss), grads
+
+
+def train_step(params, config, optimizer, xs, ys):
+    """One step of the optimiser on the prompts xs (B, N, d), ys (B, N), on every core; the loss."""
+    loss, grads = loss_and_grads(params, config, xs, ys)
+    optimizer.update(params, grads)
+    return loss
+
+
+# ------------------------------------------------------------------------------------- optimisers
+
+class Adam:
+    """Adam: steps of about lr along the gradient's running mean over its running root mean square.
+
+    m = b1 m + (1 - b1) g,  v = b2 v + (1 - b2) g^2,
+    p -= lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps).
+    Gradients whose norm, all together, exceeds `clip` are scaled down to it first.
+    Source: Kingma, Ba 2015, arXiv 1412.6980, algorithm 1.
+    """
+    def __init__(self, params, lr, betas=(0.9, 0.98), eps=1e-8, clip=math.inf):
+        self.lr, self.betas, self.eps, self.clip, self.t = lr, betas, eps, clip, 0
+        self.state = {f"{s}.{name}": np.zeros_like(p) for name, p in params.items() for s in "mv"}
+
+    def update(self, params, grads):
+        self.t += 1
+        norm = math.sqrt(sum(float(np.vdot(g, g)) for g in grads.values()))
+        shrink = min(1.0, self.clip / norm) if norm > 0 else 1.0
+        list(_pool.map(lambda name: self.update_one(name, params[name], grads[name] * shrink), params))
+
+    def update_one(self, name, p, g):
+        b1, b2 = self.betas
+        m, v = self.state[f"m.{name}"], self.state[f"v.{name}"]
+        m += (1 - b1) * (g - m)
+        v += (1 - b2) * (g * g - v)
+        step = np.sqrt(v / (1 - b2 ** self.t))
+        step += self.eps
+        np.divide(m, step, out=step)
+        step *= self.lr / (1 - b1 ** self.t)
+        p -= step
+
+
+class Muon(Adam):
+    """Muon for the blocks' matrices, Adam for the rest: momentum replaced by its nearest rotation.
+
+    M = b M + g,  p -= lr sqrt(max(1, rows / columns)) U V^T,  with g + b M = U S V^T.
+    U V^T comes from five Newton-Schulz steps, matrix products alone: X <- a X + (b A + c A A) X,
+    A = X X^T, which push every singular value to about one.
+    Source: Jordan 2024, https://kellerjordan.github.io/posts/muon/.
+    """
+    def __init__(self, params, lr, matrix_lr, momentum=0.95, **adam):
+        super().__init__(params, lr, **adam)
+        self.matrix_lr, self.momentum = matrix_lr, momentum
+        for name, p in params.items():
+            if self.is_hidden(name, p):
+                del self.state[f"v.{name}"]
+
+    @staticmethod
+    def is_hidden(name, p):
+        return name.startswith("h.") and p.ndim == 2
+
+    def update_one(self, name, p, g):
+        if not self.is_hidden(name, p):
+            return super().update_one(name, p, g)
+        m = self.state[f"m.{name}"]
+        m *= self.momentum
+        m += g
+        x = g + self.momentum * m  # Nesterov
+        wide = x.shape[0] <= x.shape[1]
+        x = x if wide else x.T
+        x = x / (np.linalg.norm(x) + 1e-7)
+        for _ in range(5):
+            s = x @ x.T
+            x = 3.4445 * x + (-4.7750 * s + 2.0315 * (s @ s)) @ x
+        x = x if wide else x.T
+        p -= self.matrix_lr * math.sqrt(max(1, p.shape[0] / p.shape[1])) * x

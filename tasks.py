@@ -1,0 +1,219 @@
+"""Function classes, their mixtures, and the prompts sampled from them.
+
+A *function class* is a distribution over functions f: R^d -> R. In-context learning is learning f
+from examples (x_1, f(x_1)), (x_2, f(x_2)), ... that stand in the prompt, x ~ N(0, I). A transformer
+is trained on prompts whose functions come from a *pretraining mixture* of classes.
+
+Each class here does two things:
+
+    sample(rng, batch_size) -> f     one random function per prompt: f(xs), (B, N, d) -> (B, N)
+    hypotheses() -> list             what an ideal learner, who knows the class, believes before
+                                     the first example: the Bayes predictor is built from it
+
+All are scaled to Var f(x) = 1, so that always predicting zero costs 1; combinations of two are not.
+"""
+import math
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Callable
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Hypotheses:
+    """M linear models f(x) = phi_m(x) . w with w ~ N(0, I_F), y = f(x) + N(0, noise).
+
+    features: x (B, d) -> phi (F, M, B). prior: (M,), each model's probability.
+    noise: a floor on the variance that keeps the posterior finite; small beside Var f = 1.
+    """
+    features: Callable
+    prior: np.ndarray
+    noise: float
+
+
+@dataclass(frozen=True)
+class DenseLinear:
+    """f(x) = w . x with w ~ N(0, I / n_dims)."""
+    n_dims: int
+
+    def __post_init__(self):
+        _check_count("n_dims", self.n_dims)
+
+    def sample(self, rng, batch_size):
+        w = rng.standard_normal((batch_size, self.n_dims, 1)) / math.sqrt(self.n_dims)
+        return lambda xs: (xs @ w)[..., 0]
+
+    def hypotheses(self):
+        features = lambda x: x.T[:, None, :] / math.sqrt(self.n_dims)  # (d, 1, B)
+        return [Hypotheses(features, np.ones(1), noise=1e-6)]
+
+
+@dataclass(frozen=True)
+class SparseLinear:
+    """f(x) = w . x with nnz non-zero coefficients ~ N(0, 1 / nnz) at random places."""
+    n_dims: int
+    nnz: int
+
+    def __post_init__(self):
+        _check_count("n_dims", self.n_dims)
+        _check_count("nnz", self.nnz, self.n_dims)
+
+    def sample(self, rng, batch_size):
+        w = rng.standard_normal((batch_size, self.n_dims)) / math.sqrt(self.nnz)
+        order = rng.random((batch_size, self.n_dims)).argsort(axis=1)
+        w[order >= self.nnz] = 0  # a random permutation of 0..d-1 in each row: nnz places stay
+        return lambda xs: (xs @ w[..., None])[..., 0]
+
+    def hypotheses(self):
+        n = math.comb(self.n_dims, self.nnz)
+        if n > 20_000:
+            raise ValueError(f"{self} has {n} supports; its exact posterior takes at most 20000")
+        supports = np.array(list(combinations(range(self.n_dims), self.nnz)))  # (M, nnz)
+        features = lambda x: x.T[supports.T] / math.sqrt(self.nnz)  # (nnz, M, B)
+        return [Hypotheses(features, np.full(n, 1 / n), noise=1e-6)]
+
+
+@dataclass(frozen=True)
+class Sinusoid:
+    """f(x) = a sin(omega x) + b cos(omega x), one-dimensional, a, b ~ N(0, 1).
+
+    omega ~ Gamma(shape, scale), mean 2 and thin tails by default: 0.3% lie above 5, 3e-6 above 8.
+    Given a `frequency`, every function has that one instead.
+    """
+    shape: float = 6.0
+    scale: float = 1 / 3
+    frequency: float | None = None
+    n_dims = 1
+
+    def __post_init__(self):
+        for name in ("shape", "scale", "frequency"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name} must be positive and finite, not {value}")
+
+    def density(self, omega):
+        """Probability density of the frequency omega > 0."""
+        log_normaliser = math.lgamma(self.shape) + self.shape * math.log(self.scale)
+        return np.exp((self.shape - 1) * np.log(omega) - omega / self.scale - log_normaliser)
+
+    def sample(self, rng, batch_size):
+        a, b = rng.standard_normal((2, batch_size, 1))
+        omega = rng.gamma(self.shape, self.scale, (batch_size, 1))
+        if self.frequency is not None:
+            omega[:] = self.frequency
+        return lambda xs: a * np.sin(omega * xs[..., 0]) + b * np.cos(omega * xs[..., 0])
+
+    def hypotheses(self):
+        """One per frequency on an even grid, spaced 1/40 of the law's mean, to 6 times its mean.
+
+        A grid of equal masses instead would be blind in the tails. The noise covers the half cell
+        by which a true frequency can miss the grid: (omega_cell x)^2 / 12 is 2e-4 by default.
+        """
+        if self.frequency is not None:
+            grid, prior, noise = np.array([self.frequency]), np.ones(1), 1e-6
+        else:
+            spacing = self.shape * self.scale / 40
+            grid = spacing * np.arange(0.5, 240)  # (M,)
+            prior, noise = self.density(grid) / self.density(grid).sum(), 2e-4
+
+        def features(x):
+            phase = grid[:, None] * x[:, 0]  # (M, B)
+            return np.stack([np.sin(phase), np.cos(phase)])  # (2, M, B)
+
+        return [Hypotheses(features, prior, noise)]
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Each prompt's function comes from one of `components`, drawn with probabilities `weights`."""
+    components: tuple
+    weights: tuple | None = None
+
+    def __post_init__(self):
+        object.__setattr__(self, "components", tuple(self.components))
+        n = len(self.components)
+        if n == 0:
+            raise ValueError("components must hold at least one function class, not none")
+        weights = (1 / n,) * n if self.weights is None else tuple(map(float, self.weights))
+        if len(weights) != n:
+            raise ValueError(f"weights must be {n} numbers, one a component, not {len(weights)}")
+        if not all(w >= 0 for w in weights) or abs(sum(weights) - 1) > 1e-6:
+            raise ValueError(f"weights must be non-negative and sum to 1, not {weights}")
+        object.__setattr__(self, "weights", weights)
+        _check_dims(self.components)
+
+    @property
+    def n_dims(self):
+        return self.components[0].n_dims
+
+    def sample(self, rng, batch_size):
+        which = rng.choice(len(self.components), batch_size, p=self.weights)
+        functions = [c.sample(rng, batch_size) for c in self.components]
+        return lambda xs: np.stack([f(xs) for f in functions])[which, np.arange(batch_size)]
+
+    def hypotheses(self):
+        return [Hypotheses(h.features, weight * h.prior, h.noise)
+                for c, weight in zip(self.components, self.weights) for h in c.hypotheses()]
+
+
+@dataclass(frozen=True)
+class ConvexCombination:
+    """f = weight f1 + (1 - weight) f2 with f1, f2 from `first` and `second`; not rescaled.
+
+    Var f(x) = weight^2 + (1 - weight)^2 where both classes have variance 1.
+    """
+    first: object
+    second: object
+    weight: float
+
+    def __post_init__(self):
+        if not 0 <= self.weight <= 1:
+            raise ValueError(f"weight must lie in [0, 1], not {self.weight}")
+        _check_dims((self.first, self.second))
+
+    @property
+    def n_dims(self):
+        return self.first.n_dims
+
+    def sample(self, rng, batch_size):
+        f1, f2 = self.first.sample(rng, batch_size), self.second.sample(rng, batch_size)
+        return lambda xs: self.weight * f1(xs) + (1 - self.weight) * f2(xs)
+
+    def hypotheses(self):
+        """Every pair of a first and a second hypothesis: their features side by side."""
+        def pair(h1, h2):
+            def features(x):
+                phi1, phi2 = self.weight * h1.features(x), (1 - self.weight) * h2.features(x)
+                shape = (len(h1.prior), len(h2.prior), len(x))
+                pairs = [np.broadcast_to(phi1[:, :, None], (len(phi1), *shape)),
+                         np.broadcast_to(phi2[:, None, :], (len(phi2), *shape))]
+                return np.concatenate(pairs).reshape(len(phi1) + len(phi2), -1, len(x))
+
+            return Hypotheses(features, np.outer(h1.prior, h2.prior).ravel(), h1.noise + h2.noise)
+
+        return [pair(h1, h2) for h1 in self.first.hypotheses() for h2 in self.second.hypotheses()]
+
+
+def sample_prompts(function_class, rng, batch_size, n_points):
+    """Fresh prompts: xs (B, N, d) ~ N(0, I), ys (B, N) = f(xs), one new f a prompt; both float32.
+
+    All randomness comes from `rng`, a numpy.random.Generator.
+    """
+    _check_count("batch_size", batch_size)
+    _check_count("n_points", n_points)
+    f = function_class.sample(rng, batch_size)
+    xs = rng.standard_normal((batch_size, n_points, function_class.n_dims), np.float32)
+    return xs, f(xs).astype(np.float32)
+
+
+def _check_count(name, value, most=None):
+    if not isinstance(value, (int, np.integer)) or value < 1 or (most and value > most):
+        raise ValueError(f"{name} must be an integer from 1{f' to {most}' if most else ''}"
+                         f"{'' if most else ' up'}, not {value!r}")
+
+
+def _check_dims(classes):
+    dims = {c.n_dims for c in classes}
+    if len(dims) > 1:
+        raise ValueError(f"classes must share one input dimension, not {sorted(dims)}")
