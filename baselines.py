@@ -6,6 +6,8 @@ in float64, whatever comes in.
 """
 import numpy as np
 
+from tasks import sample_prompts
+
 
 def least_squares(xs, ys):
     """Least squares on the examples so far, of least norm while they do not determine w.
@@ -81,6 +83,18 @@ def _duality_gap(c, y2, alpha, w, r):
     return (1 + s * s) / 2 * e2 + alpha * np.abs(w).sum(0) - s * (y2 - wc)
 
 
+def tune_lasso(function_class, rng, n_points, n_prompts=500,
+               alphas=(0.003, 0.01, 0.03, 0.1, 0.3, 1.0)):
+    """The Lasso's best alpha for each number of examples: (n_points,), chosen from `alphas`.
+
+    Chosen on prompts of the very class it will be judged on, though not on the same prompts: the
+    most that a fair choice can give the Lasso.
+    """
+    xs, ys = sample_prompts(function_class, rng, n_prompts, n_points)
+    errors = [((lasso(xs, ys, alpha) - ys) ** 2).mean(0) for alpha in alphas]  # (N,) each
+    return np.array(alphas)[np.argmin(errors, axis=0)]
+
+
 def bayes(function_class):
     """The exact posterior mean of a class: no predictor has a lower expected squared error on it.
 
@@ -93,7 +107,8 @@ def bayes(function_class):
 
     Source: Bishop 2006, "Pattern Recognition and Machine Learning", sections 3.3 and 3.4.
     """
-    return lambda xs, ys: _posterior(function_class.hypotheses(), xs, ys)[0]
+    groups = function_class.hypotheses()
+    return lambda xs, ys: _posterior(groups, xs, ys)[0]
 
 
 def class_probabilities(mixture):
@@ -102,10 +117,10 @@ def class_probabilities(mixture):
     Entry k is the probability of each component given the examples 1..k-1.
     """
     sizes = [len(c.hypotheses()) for c in mixture.components]
-    owner = np.repeat(np.arange(len(sizes)), sizes)
+    owner, groups = np.repeat(np.arange(len(sizes)), sizes), mixture.hypotheses()
 
     def probabilities(xs, ys):
-        parts = _posterior(mixture.hypotheses(), xs, ys)[1]  # (groups, B, N)
+        parts = _posterior(groups, xs, ys)[1]  # (groups, B, N)
         return np.stack([parts[owner == i].sum(0) for i in range(len(sizes))], axis=-1)
 
     return probabilities
@@ -115,7 +130,6 @@ def _posterior(groups, xs, ys):
     """Predictions (B, N) and the probability (groups, B, N) of each group of hypotheses."""
     xs, ys = np.asarray(xs, np.float64), np.asarray(ys, np.float64)
     B, N, d = xs.shape
-    means, probabilities = [], []  # a group's own prediction and evidence at every position
     with np.errstate(divide="ignore"):
         log_weights = [np.log(h.prior)[:, None] + np.zeros(B) for h in groups]  # (M, B) each
     state = [None] * len(groups)

@@ -22,6 +22,7 @@ import math
 import zipfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -297,13 +298,19 @@ def transformer(params, config, xs, ys):
 
 # ------------------------------------------------------------------------------------- every core
 
-_pool = ThreadPoolExecutor(os.cpu_count())
+_threads = os.cpu_count()
+_pool = ThreadPoolExecutor(_threads)
 
 
 def set_threads(n):
     """Use n threads from now on. The numbers are the same, bit for bit, for every n."""
-    global _pool
-    _pool = ThreadPoolExecutor(n)
+    global _threads, _pool
+    _threads, _pool = n, ThreadPoolExecutor(n)
+
+
+def threads():
+    """How many threads are in use; from the start, one a core."""
+    return _threads
 
 
 def _shards(xs, ys):
@@ -411,3 +418,92 @@ class Muon(Adam):
             x = 3.4445 * x + (-4.7750 * s + 2.0315 * (s @ s)) @ x
         x = x if wide else x.T
         p -= self.matrix_lr * math.sqrt(max(1, p.shape[0] / p.shape[1])) * x
+
+
+# ------------------------------------------------------------------------------------- checkpoints
+
+FORMAT = 1
+
+
+@contextmanager
+def replacing(path):
+    """A binary file to write, which takes the place of `path` only once it is whole and on disk."""
+    path = Path(path)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_checkpoint(path, params, config, optimizer=None, rng=None, **extra):
+    """Write everything that a run needs to go on, bit for bit, to one .npz file, atomically.
+
+    extra: whatever else belongs to the run; NumPy arrays, or values that JSON can hold.
+    """
+    arrays = {f"params/{name}": p for name, p in params.items()}
+    header = {"format": FORMAT, "config": asdict(config), "extra": {}}
+    if optimizer is not None:
+        arrays |= {f"optimizer/{name}": a for name, a in optimizer.state.items()}
+        header["t"] = optimizer.t
+    if rng is not None:
+        header["rng"] = rng.bit_generator.state
+    for name, value in extra.items():
+        if isinstance(value, np.ndarray):
+            arrays[f"extra/{name}"] = value
+        else:
+            header["extra"][name] = value
+    with replacing(path) as file:
+        np.savez(file, header=np.array(json.dumps(header)), **arrays)
+
+
+def load_checkpoint(path, optimizer=None, rng=None):
+    """Read a checkpoint: (params, config, extra). Restores `optimizer` and `rng` where given.
+
+    Nothing in the file can run code: pickles are refused. Raises ValueError, in one line that names
+    the file, where it is damaged or not what it should be; then nothing has been restored.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}  # reads all: zip checks every byte
+        header = json.loads(str(arrays.pop("header")))
+        if header["format"] != FORMAT:
+            raise ValueError(f"its format is {header['format']}, and this program reads {FORMAT}")
+        config = Config(**header["config"])
+        group = lambda kind: {name.removeprefix(kind): a for name, a in arrays.items()
+                              if name.startswith(kind)}
+        params = _checked(group("params/"), config.shapes())
+        if optimizer is not None:
+            state = _checked(group("optimizer/"),
+                             {name: a.shape for name, a in optimizer.state.items()})
+        if rng is not None:
+            np.random.default_rng().bit_generator.state = header["rng"]  # raises if it is no state
+        extra, t = header["extra"] | group("extra/"), header.get("t")
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, NotImplementedError,
+            zipfile.BadZipFile, zlib.error) as e:
+        reason = f"no {e}" if isinstance(e, KeyError) else str(e).split("\n")[0] or type(e).__name__
+        raise ValueError(f"{path} is not a checkpoint that can be used: {reason}") from e
+    if optimizer is not None:
+        optimizer.state, optimizer.t = state, t
+    if rng is not None:
+        rng.bit_generator.state = header["rng"]
+    return params, config, extra
+
+
+def _checked(arrays, shapes):
+    """The arrays, in the order of `shapes`; ValueError unless names, shapes and values fit."""
+    for name in shapes.keys() ^ arrays.keys():
+        raise ValueError(f"array {name} is {'missing' if name in shapes else 'not expected'}")
+    for name, shape in shapes.items():
+        a = arrays[name]
+        if a.shape != tuple(shape) or a.dtype != np.float32:
+            raise ValueError(f"array {name} is {a.dtype}{a.shape}, not float32{tuple(shape)}")
+        if not np.isfinite(a).all():
+            raise ValueError(f"array {name} holds numbers that are not finite")
+    return {name: arrays[name] for name in shapes}

@@ -1,0 +1,803 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["numpy"]
+# ///
+"""Train transformers on mixtures of function classes, compare them with the exact optimum, show it.
+
+    python train.py --tiny          both experiments in minutes on a laptop
+    python train.py --small         an evening on a laptop, every finding visible
+    python train.py                 the paper's size: 12 layers, 256 channels
+
+An experiment trains three models: one on each of two function classes (the specialists) and one on
+their 50:50 mixture. Then everybody who can predict, trained or computed, meets the same fresh
+prompts, and the program prints what the paper claims (arXiv 2311.00871) next to what was measured.
+
+The file reads in that order: sizes and experiments, training, evaluation, findings, figures, main.
+"""
+import icl  # before NumPy: it holds the BLAS to one thread
+
+import argparse
+import csv
+import html
+import io
+import math
+import os
+import platform
+import signal
+import sys
+import time
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+import baselines
+from tasks import ConvexCombination, DenseLinear, Mixture, Sinusoid, SparseLinear, sample_prompts
+
+
+# ------------------------------------------------------------------------- sizes and experiments
+
+@dataclass(frozen=True)
+class Size:
+    """How big a run is. The learning rates fall to zero over the steps, along half a cosine."""
+    n_layer: int
+    n_head: int
+    n_embd: int
+    n_dims: int        # of the sparse experiment's inputs; the sine experiment's are 1-D
+    nnz: int           # non-zero coefficients of its sparse functions
+    sparse_points: int
+    sparse_steps: int
+    sine_points: int
+    sine_steps: int
+    batch: int = 64
+    lr: float = 1e-3        # Adam's, for gains, biases, read_in, read_out and positions
+    matrix_lr: float = 5e-3  # Muon's, for the matrices in the blocks
+    warmup: int = 100
+    prompts: int = 2000     # to evaluate every curve on
+
+
+SIZES = {
+    "tiny": Size(4, 4, 64, n_dims=5, nnz=1, sparse_points=11, sparse_steps=3000,
+                 sine_points=21, sine_steps=1500),
+    "small": Size(6, 8, 96, n_dims=8, nnz=2, sparse_points=17, sparse_steps=20_000,
+                  sine_points=31, sine_steps=10_000),
+    "paper": Size(12, 8, 256, n_dims=20, nnz=2, sparse_points=41, sparse_steps=500_000,
+                  sine_points=41, sine_steps=500_000),
+}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Two function classes, by the names of the models trained on them, and a size."""
+    name: str
+    classes: dict
+    size: Size
+    n_points: int
+    steps: int
+
+    @property
+    def mixture(self):
+        return Mixture(tuple(self.classes.values()))
+
+    @property
+    def pretraining(self):
+        """What each of the three models is trained on."""
+        return self.classes | {"mixture": self.mixture}
+
+    @property
+    def config(self):
+        return icl.Config(self.mixture.n_dims, self.n_points, self.size.n_layer, self.size.n_head,
+                          self.size.n_embd)
+
+
+def make_experiment(name, size, steps=None):
+    if name == "sparse":
+        classes = {"dense": DenseLinear(size.n_dims), "sparse": SparseLinear(size.n_dims, size.nnz)}
+        return Experiment(name, classes, size, size.sparse_points, steps or size.sparse_steps)
+    classes = {"linear": DenseLinear(1), "sinusoid": Sinusoid()}
+    return Experiment(name, classes, size, size.sine_points, steps or size.sine_steps)
+
+
+EXPERIMENTS = {name: list(make_experiment(name, SIZES["tiny"]).pretraining)
+               for name in ("sparse", "sine")}
+
+
+def random_stream(seed, *purpose):
+    """An independent generator for each purpose, so that evaluation cannot disturb training."""
+    return np.random.default_rng([seed, zlib.crc32("/".join(map(str, purpose)).encode())])
+
+
+# -------------------------------------------------------------------------------------- training
+
+class Stopped(Exception):
+    """Ctrl-C came, and what was under way has been saved."""
+
+
+@dataclass
+class Run:
+    """One model's training: everything that a checkpoint holds."""
+    experiment: Experiment
+    model: str
+    seed: int
+    path: Path
+    step: int = 0
+    log: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))  # rows: step, mean loss
+
+    def __post_init__(self):
+        e = self.experiment
+        self.config = e.config
+        self.params = icl.init_params(self.config, random_stream(self.seed, e.name, self.model, 0))
+        self.rng = random_stream(self.seed, e.name, self.model, "training prompts")
+        self.optimizer = icl.Muon(self.params, e.size.lr, e.size.matrix_lr, clip=1.0)
+        self.settings = {"experiment": e.name, "model": self.model, "seed": self.seed,
+                         "steps": e.steps, "n_points": e.n_points, "class": str(self.function_class),
+                         **vars(e.size)}
+        self.pending = []  # losses since the last row of the log
+
+    @property
+    def function_class(self):
+        return self.experiment.pretraining[self.model]
+
+    @property
+    def name(self):
+        return f"{self.experiment.name}/{self.model}"
+
+    @property
+    def finished(self):
+        return self.step == self.experiment.steps
+
+    def one_step(self):
+        e, size = self.experiment, self.experiment.size
+        warm = min(1, (self.step + 1) / size.warmup)
+        schedule = warm * (1 + math.cos(math.pi * self.step / e.steps)) / 2
+        self.optimizer.lr, self.optimizer.matrix_lr = size.lr * schedule, size.matrix_lr * schedule
+        xs, ys = sample_prompts(self.function_class, self.rng, size.batch, e.n_points)
+        loss = icl.train_step(self.params, self.config, self.optimizer, xs, ys)
+        self.step += 1
+        self.pending.append(loss)
+        if self.step % max(1, e.steps // 200) == 0 or self.finished:
+            self.log = np.vstack([self.log, [self.step, np.mean(self.pending)]])
+            self.pending = []
+
+    def save(self):
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        icl.save_checkpoint(self.path, self.params, self.config, self.optimizer, self.rng,
+                            step=self.step, log=self.log, pending=self.pending,
+                            settings=self.settings)
+        with icl.replacing(self.path.with_suffix(".csv")) as file:
+            rows = "".join(f"{int(step)},{loss:.9g}\n" for step, loss in self.log)
+            file.write(f"step,loss\n{rows}".encode())
+
+    def load(self):
+        """Go on from the checkpoint, if there is one; ValueError if it is another run's."""
+        if not self.path.exists():
+            return
+        params, config, extra = icl.load_checkpoint(self.path)
+        for name, value in self.settings.items():
+            if extra.get("settings", {}).get(name) != value:
+                raise ValueError(f"{self.path} was made with {name} = {extra['settings'].get(name)}, "
+                                 f"not {value}: choose another --out, or the same settings")
+        self.params, _, extra = icl.load_checkpoint(self.path, self.optimizer, self.rng)
+        self.step, self.log, self.pending = extra["step"], extra["log"], extra["pending"]
+
+
+def train(run, say):
+    """Train until done. Saves about every half minute, and on Ctrl-C, then raises Stopped."""
+    xs, ys = sample_prompts(run.function_class, random_stream(run.seed, "optimum"), 2000,
+                            run.experiment.n_points)
+    optimum = np.mean((baselines.bayes(run.function_class)(xs, ys) - ys) ** 2)
+    asked_to_stop = []
+    previous = signal.signal(signal.SIGINT, lambda *_: asked_to_stop.append(True))
+    try:
+        started, first, saved, cost = time.monotonic(), run.step, time.monotonic(), 0.0
+        while not run.finished and not asked_to_stop:
+            run.one_step()
+            now = time.monotonic()
+            rate = (run.step - first) / (now - started)  # steps a second
+            loss = run.log[-5:, 1].mean() if len(run.log) else np.mean(run.pending)
+            say(f"{run.name:15s} step {run.step:6,d}/{run.experiment.steps:,d}  loss {loss:.4f}  "
+                f"{loss - optimum:+.4f} over the optimum  "
+                f"{rate * run.experiment.size.batch:6,.0f} prompts/s  "
+                f"{clock((run.experiment.steps - run.step) / rate)} left", last=run.finished)
+            if now - saved > max(30, 60 * cost) and not run.finished:  # at most 2% of the time
+                run.save()
+                saved, cost = time.monotonic(), time.monotonic() - now
+        run.save()
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    if asked_to_stop:
+        raise Stopped
+
+
+def estimate_seconds(runs):
+    """The time that the unfinished runs will take, from four measured steps of each."""
+    seconds = 0.0
+    for run in runs:
+        probe = Run(run.experiment, run.model, run.seed, run.path)
+        times = []
+        for _ in range(4):
+            start = time.monotonic()
+            probe.one_step()
+            times.append(time.monotonic() - start)
+        seconds += min(times) * (run.experiment.steps - run.step)  # the first one warms up
+    return seconds
+
+
+# ------------------------------------------------------------------------------------ evaluation
+
+@dataclass
+class Figure:
+    """What one figure shows: each predictor's squared error on the same B prompts, at X places.
+
+    Along an ICL curve the places are numbers of examples; along a sweep each has prompts of its
+    own. Errors are divided by `variance`, of which it says in `ylabel`.
+    """
+    experiment: str
+    name: str
+    title: str
+    xlabel: str
+    x: np.ndarray              # (X,)
+    classes: list              # (X,), the functions shown at each place
+    errors: dict               # predictor -> (B, X)
+    ylabel: str = "squared error"
+    backdrop: np.ndarray | None = None  # (X,), drawn behind the lines, and what it is
+    backdrop_label: str = ""
+    log_x: bool = False
+
+    def mean(self, predictor):
+        return self.errors[predictor].mean(0)
+
+    def standard_error(self, predictor):
+        return self.errors[predictor].std(0, ddof=1) / math.sqrt(len(self.errors[predictor]))
+
+
+OWN, MIXED = "optimum for these functions", "optimum of the pretraining mixture"
+
+
+def run_predictors(predictors, xs, ys):
+    """Predictions (B, N) of each predictor. Chunks of prompts run side by side on the cores."""
+    chunks = [slice(i, i + 250) for i in range(0, len(xs), 250)]
+    with ThreadPoolExecutor(icl.threads()) as pool:
+        jobs = {name: [pool.submit(p, xs[c], ys[c]) for c in chunks] for name, p in predictors.items()}
+        return {name: np.concatenate([job.result() for job in parts]) for name, parts in jobs.items()}
+
+
+def icl_curve(e, predictors, function_class, seed, name, title, variance=1.0):
+    """Error against the number of examples, on fresh prompts from `function_class`."""
+    stream = lambda purpose: random_stream(seed, e.name, name, purpose)
+    alphas = baselines.tune_lasso(function_class, stream("lasso"), e.n_points)
+    predictors = predictors | {
+        "least squares": baselines.least_squares,
+        "Lasso": lambda xs, ys: baselines.lasso(xs, ys, alphas),
+        MIXED: baselines.bayes(e.mixture), OWN: baselines.bayes(function_class)}
+    xs, ys = sample_prompts(function_class, stream("prompts"), e.size.prompts, e.n_points)
+    predictions = run_predictors(predictors, xs, ys)
+    errors = {p: (predictions[p] - ys) ** 2 / variance for p in predictors}
+    return Figure(e.name, name, title, "examples in the prompt", np.arange(e.n_points),
+                  [function_class] * e.n_points, errors)
+
+
+def sweep(e, predictors, classes, x, at, seed, name, title, xlabel, variance=None, **look):
+    """Error after `at` examples on a family of classes, one at each place x; also all predictions.
+
+    Two exact yardsticks: the optimum for the functions shown, and the pretraining mixture's, which
+    is what perfect pretraining would predict.
+    """
+    variance = np.ones(len(x)) if variance is None else variance
+    columns, ys_at, places = {}, [], []
+    for value, c in zip(x, classes):
+        xs, ys = sample_prompts(c, random_stream(seed, e.name, name, value), 1000, at + 1)
+        everyone = predictors | {MIXED: baselines.bayes(e.mixture)}
+        try:
+            everyone[OWN] = baselines.bayes(c)
+        except ValueError:
+            pass  # more hypotheses than can be enumerated: this place has no exact optimum
+        for p, predictions in run_predictors(everyone, xs, ys).items():
+            columns.setdefault(p, {})[value] = predictions[:, at]
+        ys_at.append(ys[:, at])
+    ys_at = np.stack(ys_at, 1)  # (B, X)
+    missing = np.full(len(ys_at), np.nan)
+    predictions = {p: np.stack([columns[p].get(value, missing) for value in x], 1) for p in columns}
+    errors = {p: (predictions[p] - ys_at) ** 2 / variance for p in predictions}
+    return Figure(e.name, name, title, xlabel, np.asarray(x), classes, errors, **look), predictions
+
+
+def evaluate_sparse(e, predictors, seed):
+    d, dense, sparse = e.size.n_dims, *e.classes.values()
+    yield icl_curve(e, predictors, dense, seed, "icl-dense",
+                    "Dense functions: the mixture model follows the dense one")
+    yield icl_curve(e, predictors, sparse, seed, "icl-sparse",
+                    "Sparse functions: the mixture model follows the sparse one")
+    at, x = d // 2 + 1, np.arange(1, d + 1)
+    figure, predictions = sweep(
+        e, predictors | {"least squares": baselines.least_squares},
+        [SparseLinear(d, int(k)) for k in x], x, at, seed, "nnz",
+        f"From sparse to dense, after {at} examples", f"non-zero coefficients of {d}")
+    yield figure
+    pairs = {"mixture model to dense model": ("mixture model", "dense model"),
+             "mixture model to sparse model": ("mixture model", "sparse model"),
+             "dense model to sparse model": ("dense model", "sparse model"),
+             "mixture model to its optimum": ("mixture model", MIXED),
+             f"mixture model to {OWN}": ("mixture model", OWN)}
+    distances = {p: (predictions[a] - predictions[b]) ** 2 for p, (a, b) in pairs.items()}
+    yield Figure(e.name, "nnz-distance", f"Whose predictions are they? After {at} examples",
+                 figure.xlabel, x, figure.classes, distances, ylabel="squared distance")
+
+
+def evaluate_sine(e, predictors, seed):
+    linear, sinusoid = e.classes.values()
+    last = e.n_points - 1
+    yield icl_curve(e, predictors, linear, seed, "icl-linear",
+                    "Linear functions: the mixture model finds out and is as good")
+    yield icl_curve(e, predictors, sinusoid, seed, "icl-sinusoid",
+                    "Sinusoids: the mixture model finds out and is as good")
+    relative = "squared error / Var f"
+    combine = lambda w: ConvexCombination(linear, sinusoid, float(w))
+    half = icl_curve(e, predictors, combine(0.5), seed, "icl-half",
+                     "Half line, half sinusoid: more examples do not help", variance=0.5)
+    half.ylabel = relative
+    yield half
+    weights = np.linspace(0, 1, 11)
+    yield sweep(e, predictors, [combine(w) for w in weights], weights, last, seed, "weights",
+                f"Between the classes the model fails, after {last} examples",
+                "weight w of w line + (1 - w) sinusoid", weights**2 + (1 - weights) ** 2,
+                ylabel=relative)[0]
+    omegas = np.geomspace(0.1, 10, 13)
+    yield sweep(e, predictors, [Sinusoid(frequency=float(omega)) for omega in omegas], omegas, last,
+                seed, "frequency", f"Frequencies rare in pretraining fail, after {last} examples",
+                "frequency (radians per unit of x)", log_x=True, backdrop=sinusoid.density(omegas),
+                backdrop_label="density in pretraining")[0]
+
+
+def predicted_functions(e, predictors, seed, n_examples=10):
+    """What the mixture model believes a line, a sinusoid and their half-and-half sum look like.
+
+    One context each, and a query at every place of a grid: a batch of prompts that differ in their
+    last x only. Yields (title, grid, curves by name, example xs, example ys).
+    """
+    linear, sinusoid = e.classes.values()
+    grid = np.linspace(-2.5, 2.5, 101, dtype=np.float32)
+    titles = {"a line": linear, "a sinusoid": sinusoid,
+              "half of each": ConvexCombination(linear, sinusoid, 0.5)}
+    for title, c in titles.items():
+        rng = random_stream(seed, e.name, "functions", title)
+        f = c.sample(rng, 1)
+        examples = np.sort(rng.uniform(-2.2, 2.2, n_examples)).astype(np.float32)
+        examples = rng.permutation(examples)
+        xs = np.tile(examples, (len(grid), 1))
+        xs = np.concatenate([xs, grid[:, None]], axis=1)[..., None]  # (101, n + 1, 1)
+        ys = f(xs.reshape(1, -1, 1)).reshape(len(grid), -1).astype(np.float32)
+        curves = {"true function": ys[:, -1]}
+        for name in ("mixture model", MIXED):
+            predictor = predictors.get(name) or baselines.bayes(e.mixture)
+            curves[name] = predictor(xs, ys)[:, -1]
+        yield title, grid, curves, examples, ys[0, :-1]
+
+
+def results_table(figures):
+    """All figures as tidy rows of text, without the places where a predictor has no answer."""
+    out = io.StringIO()
+    table = csv.writer(out, lineterminator="\n")
+    table.writerow(["experiment", "figure", "predictor", "function_class", "x", "error",
+                    "standard_error"])
+    for f in figures:
+        for p in f.errors:
+            for x, c, mean, se in zip(f.x, f.classes, f.mean(p), f.standard_error(p)):
+                if not math.isnan(mean):
+                    table.writerow([f.experiment, f.name, p, c, f"{x:.6g}", f"{mean:.6g}", f"{se:.3g}"])
+    return out.getvalue()
+
+
+# -------------------------------------------------------------------------------------- findings
+
+@dataclass(frozen=True)
+class Finding:
+    """A claim, what was measured, and whether the 95% interval lies inside the bound."""
+    claim: str
+    measured: str
+    verdict: str
+
+    def __str__(self):
+        return f"  [{self.verdict}] {self.claim}\n      {self.measured}"
+
+
+def mean_and_margin(values):
+    """Mean over prompts of values (B,) or (B, ...), and the half width of its 95% interval."""
+    return values.mean(0), 1.96 * values.std(0, ddof=1) / math.sqrt(len(values))
+
+
+def ratio_and_margin(a, b, paired=True):
+    """mean(a) / mean(b) over prompts, and its 95% half width by the delta method."""
+    r = a.mean() / b.mean()
+    if paired:
+        return r, 1.96 * np.std(a - r * b, ddof=1) / math.sqrt(len(a)) / b.mean()
+    spread = [v.std(ddof=1) / math.sqrt(len(v)) / v.mean() for v in (a, b)]
+    return r, 1.96 * r * math.hypot(*spread)
+
+
+def finding(claim, parts, too_small=False):
+    """A finding from parts (what, value, margin, least, most): each bound None or a number.
+
+    It holds where every interval lies within its bounds, does not hold where one lies outside, and
+    is undecided where one straddles a bound. At a size too small to show it, that is said instead.
+    """
+    verdict = "holds" if any(part[3:] != (None, None) for part in parts) else "measured"
+    for _, value, margin, least, most in parts:
+        low, high = value - margin, value + margin
+        if (least is not None and high < least) or (most is not None and low > most):
+            verdict = "does not hold"
+            break
+        if (least is not None and low < least) or (most is not None and high > most):
+            verdict = "undecided"
+    if verdict in ("does not hold", "undecided") and too_small:
+        verdict = f"{verdict}; this size is too small to show it"
+    bound = lambda least, most: (f" (at least {least:g})" if least is not None else
+                                 f" (at most {most:g})" if most is not None else "")
+    measured = "; ".join(f"{what} {value:.3g} ± {margin:.2g}{bound(least, most)}"
+                         for what, value, margin, least, most in parts)
+    return Finding(claim, measured, verdict)
+
+
+def excess(figure):
+    """The mixture model's error over its optimum, where it is largest along an ICL curve."""
+    value, margin = mean_and_margin(figure.errors["mixture model"] - figure.errors[MIXED])
+    worst = np.argmax(value)
+    return (f"{figure.name.removeprefix('icl-')}, worst at {figure.x[worst]} examples:",
+            value[worst], margin[worst], None, 0.05)
+
+
+def ratio(what, figure, a, b, least=None, most=None):
+    """Ratio of two predictors' errors, averaged over the places of a figure."""
+    return (what, *ratio_and_margin(figure.errors[a].mean(1), figure.errors[b].mean(1)), least, most)
+
+
+def findings_on_classes(e, figures, small):
+    """What both experiments share: optimal on each class, at no extra cost; no transfer."""
+    first, second = (f"{name} model" for name in e.classes)
+    f1, f2 = (figures[f"icl-{name}"] for name in e.classes)
+    name1, name2 = e.classes
+    yield finding("The mixture model is near-optimal on each class: its error exceeds the exact "
+                  "optimum of the mixture by at most 0.05 anywhere on the ICL curve",
+                  [excess(f1), excess(f2)], small)
+    yield finding("Not knowing the class costs it almost nothing: its error over the specialist's",
+                  [ratio(f"{name1}:", f1, "mixture model", first, most=1.1),
+                   ratio(f"{name2}:", f2, "mixture model", second, most=1.1),
+                   ratio(f"the exact optimum itself pays on {name1}:", f1, MIXED, OWN),
+                   ratio(f"on {name2}:", f2, MIXED, OWN)], small)
+    yield finding("Specialists do not transfer: their error over the mixture model's",
+                  [ratio(f"{first} on {name2}:", f2, first, "mixture model", least=2),
+                   ratio(f"{second} on {name1}:", f1, second, "mixture model", least=2)], small)
+
+
+def findings_sparse(e, figures, small):
+    yield from findings_on_classes(e, figures, small)
+    dense, sparse = figures["icl-dense"], figures["icl-sparse"]
+    yield finding("Against the classics, the mixture model is like least squares on dense "
+                  "functions, and on sparse ones better than it and as good as the Lasso",
+                  [ratio("error over least squares', dense:", dense, "mixture model",
+                         "least squares", most=1.1),
+                   ratio("sparse:", sparse, "mixture model", "least squares", most=1),
+                   ratio("error over the Lasso's, sparse:", sparse, "mixture model", "Lasso",
+                         most=1)], small)
+    f, d, nnz = figures["nnz-distance"], e.size.n_dims, e.size.nnz
+    middle = (f.x > nnz) & (f.x <= min(7, d - 1)) & (f.x >= min(3, nnz + 1))
+    apart = "dense model to sparse model"
+    span = lambda p: f.errors[p][:, middle].mean(1)
+    yield finding(f"At {f.x[middle][0]} to {f.x[middle][-1]} non-zeros its predictions match "
+                  "neither specialist's and lie between: squared distance, as a share of theirs",
+                  [(f"to the {s} model:", *ratio_and_margin(span(f"mixture model to {s} model"),
+                                                            span(apart)), None, 1)
+                   for s in e.classes], small)
+    n = figures["nnz"]
+    over = n.errors["mixture model"] - n.errors[OWN]
+    yield finding("and they leave the optimum where that sparsity was not in pretraining: error "
+                  "over the optimum for these functions",
+                  [(f"at {k} non-zeros:", *mean_and_margin(over[:, n.x == k].mean(1)), 0.02, None)
+                   for k in n.x[middle] if not np.isnan(over[:, n.x == k]).any()], small)
+
+
+def findings_sine(e, figures, small):
+    yield from findings_on_classes(e, figures, small)
+    w, half, freq = figures["weights"], figures["icl-half"], figures["frequency"]
+    model = w.errors["mixture model"]
+    at_half = model[:, np.argmin(abs(w.x - 0.5))]
+    curve = half.errors["mixture model"]
+    yield finding("It does not generalise to combinations of its classes: at weight 0.5 its error "
+                  "is 10 times that at either end and hardly falls, though the optimum is near 0",
+                  [("times the sinusoids':", *ratio_and_margin(at_half, model[:, 0], False), 10, None),
+                   ("times the lines':", *ratio_and_margin(at_half, model[:, -1], False), 10, None),
+                   ("error at the last position, over that half-way:",
+                    *ratio_and_margin(curve[:, -1], curve[:, e.n_points // 2]), 0.75, None),
+                   ("optimum for them:", *mean_and_margin(half.errors[OWN][:, -1]), None, 0.02)],
+                  small)
+    f = freq.errors["mixture model"]
+    common = int(np.argmax(freq.backdrop))
+    yield finding("It fails at frequencies rare in pretraining: error at the tails over that at "
+                  f"frequency {freq.x[common]:.2g}, where pretraining was densest",
+                  [(f"at {freq.x[i]:.2g}:", *ratio_and_margin(f[:, i], f[:, common], False), 10, None)
+                   for i in (0, -1)]
+                  + [("optimum at the highest:", *mean_and_margin(freq.errors[OWN][:, -1]), None, 0.02)],
+                  small)
+    for figure, what, i in ((w, "half-and-half functions", np.argmin(abs(w.x - 0.5))),
+                            (freq, f"frequency {freq.x[-1]:.2g}", -1)):
+        yield finding(f"Would perfect pretraining fail too, on {what}? The pretraining optimum's "
+                      "error there, beside the model's",
+                      [("optimum of the pretraining mixture:",
+                        *mean_and_margin(figure.errors[MIXED][:, i]), None, None),
+                       ("mixture model:", *mean_and_margin(figure.errors["mixture model"][:, i]),
+                        None, None)])
+
+
+# --------------------------------------------------------------------------------------- figures
+
+# Okabe and Ito's palette, apart for every kind of colour vision; dashes tell them apart in print.
+STYLES = {  # predictor: colour, dashes, width
+    "mixture model": ("#d55e00", "", 3), "dense model": ("#0072b2", "", 1.8),
+    "linear model": ("#0072b2", "", 1.8), "sparse model": ("#009e73", "", 1.8),
+    "sinusoid model": ("#009e73", "", 1.8), "least squares": ("#cc79a7", "8 3", 1.8),
+    "Lasso": ("#e69f00", "2 3", 2.2), MIXED: ("var(--ink)", "6 4", 1.6), OWN: ("var(--ink)", "", 1.2),
+    "true function": ("var(--ink)", "", 1.2)}
+SPARE = [("#d55e00", "", 2.4), ("#0072b2", "7 3", 2), ("#009e73", "2 3", 2), ("#cc79a7", "", 1.4),
+         ("var(--ink)", "5 4", 1.4)]
+CSS = """svg{--ink:#1a1a1a;--paper:#fff;--soft:#8884;font:15px system-ui,sans-serif}
+@media(prefers-color-scheme:dark){svg{--ink:#eee;--paper:#16181c}}
+text{fill:var(--ink)}.grid{stroke:var(--soft)}.paper{fill:var(--paper)}.soft{fill:var(--soft)}"""
+LEFT, TOP, WIDTH, HEIGHT = 60, 48, 530, 300  # the frame that data are drawn in
+
+
+def ticks(low, high, log=False):
+    """About five round numbers between low and high."""
+    if log:
+        return [m * 10.0**p for p in range(-6, 7) for m in (1, 2, 5)
+                if low * 0.999 <= m * 10.0**p <= high * 1.001]
+    raw = (high - low) / 5
+    unit = 10.0 ** math.floor(math.log10(raw))
+    step = next(s * unit for s in (1, 2, 5, 10) if s * unit >= raw * 0.999)
+    return [step * i for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+
+
+def chart(title, xlabel, ylabel, x, lines, y_range, log_x=False, backdrop=None, backdrop_label="",
+          dots=()):
+    """A line chart as an SVG document. lines: (label, y, 95% margin or None, style) each."""
+    position = np.log(x) if log_x else np.asarray(x, float)
+    low, high = y_range
+    to_x = lambda v: LEFT + (v - position[0]) / (position[-1] - position[0]) * WIDTH
+    to_y = lambda v: TOP + (high - np.clip(v, 2 * low - high, 2 * high - low)) / (high - low) * HEIGHT
+    px = to_x(position)
+    points = lambda xs, ys: " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(xs, ys) if not math.isnan(b))
+    body = []
+    for v in ticks(low, high):
+        body.append(f'<line class="grid" x1="{LEFT}" x2="{LEFT + WIDTH}" y1="{to_y(v):.1f}" '
+                    f'y2="{to_y(v):.1f}"/><text x="{LEFT - 8}" y="{to_y(v) + 5:.1f}" '
+                    f'text-anchor="end">{v:.4g}</text>')
+    for v in ticks(x[0], x[-1], log_x):
+        body.append(f'<text x="{to_x(math.log(v) if log_x else v):.1f}" y="{TOP + HEIGHT + 20}" '
+                    f'text-anchor="middle">{v:.4g}</text>')
+    entries = [(label, style) for label, _, _, style in lines]
+    if backdrop is not None:
+        tops = TOP + HEIGHT - backdrop / backdrop.max() * HEIGHT * 0.6
+        body.append(f'<polygon class="soft" points="{LEFT},{TOP + HEIGHT} {points(px, tops)} '
+                    f'{LEFT + WIDTH},{TOP + HEIGHT}"/>')
+    for label, y, margin, (colour, dashes, width) in lines:
+        if margin is not None:
+            seen = ~np.isnan(y)
+            around = points(np.concatenate([px[seen], px[seen][::-1]]), np.concatenate(
+                [to_y((y + margin)[seen]), to_y((y - margin)[seen])[::-1]]))
+            body.append(f'<polygon points="{around}" style="fill:{colour}" opacity=".18"/>')
+        body.append(f'<polyline points="{points(px, to_y(y))}" fill="none" stroke-width="{width}" '
+                    f'stroke-dasharray="{dashes}" style="stroke:{colour}"/>')
+    for a, b in dots:
+        body.append(f'<circle cx="{to_x(a):.1f}" cy="{to_y(b):.1f}" r="4.5" fill="var(--ink)"/>')
+    legend = []
+    if backdrop is not None:
+        entries.append((backdrop_label, None))
+    for i, (label, style) in enumerate(entries):
+        lx, ly = LEFT - 30 + i % 2 * 280, TOP + HEIGHT + 70 + i // 2 * 22
+        mark = (f'<rect class="soft" x="{lx}" y="{ly - 10}" width="30" height="10"/>' if not style else
+                f'<line x1="{lx}" x2="{lx + 30}" y1="{ly - 5}" y2="{ly - 5}" stroke-width="{style[2]}" '
+                f'stroke-dasharray="{style[1]}" style="stroke:{style[0]}"/>')
+        legend.append(f'{mark}<text x="{lx + 37}" y="{ly}" font-size="14">{html.escape(label)}</text>')
+    total = TOP + HEIGHT + 70 + (len(entries) + 1) // 2 * 22
+    clip = f"clip{zlib.crc32(title.encode())}"
+    return f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 620 {total}" role="img">
+<title>{html.escape(title)}</title><style>{CSS}</style>
+<rect class="paper" width="620" height="{total}"/>
+<clipPath id="{clip}"><rect x="0" y="{TOP - 4}" width="620" height="{HEIGHT + 26}"/></clipPath>
+<text x="{LEFT - 30}" y="26" font-size="17" font-weight="600">{html.escape(title)}</text>
+<g clip-path="url(#{clip})">{"".join(body)}</g>
+<rect x="{LEFT}" y="{TOP}" width="{WIDTH}" height="{HEIGHT}" fill="none" class="grid"/>
+<text x="{LEFT + WIDTH / 2}" y="{TOP + HEIGHT + 42}" text-anchor="middle">{html.escape(xlabel)}</text>
+<text transform="translate(16 {TOP + HEIGHT / 2}) rotate(-90)" text-anchor="middle">{html.escape(ylabel)}</text>
+{"".join(legend)}</svg>
+"""
+
+
+def draw(figure):
+    """A Figure as an SVG document, with 95% intervals over prompts as bands."""
+    spare = iter(SPARE)
+    lines = [(p, figure.mean(p), 1.96 * figure.standard_error(p), STYLES.get(p) or next(spare))
+             for p in figure.errors]
+    highest = np.nanmax([np.nanmax(y) for _, y, _, _ in lines])
+    return chart(figure.title, figure.xlabel, figure.ylabel, figure.x, lines,
+                 (0, min(2, 1.05 * highest)), figure.log_x, figure.backdrop, figure.backdrop_label)
+
+
+def draw_functions(title, grid, curves, xs, ys):
+    """Predicted functions over x as an SVG document, with the examples as dots."""
+    lines = [(name, y, None, STYLES[name]) for name, y in curves.items()]
+    reach = 1.15 * max(np.abs(curves["true function"]).max(), np.abs(ys).max(), 0.5)
+    return chart(f"Learned from {len(xs)} examples: {title}", "x", "f(x)", grid, lines,
+                 (-reach, reach), dots=zip(xs, ys))
+
+
+REPORT = """<!doctype html><html lang="en"><meta charset="utf-8">
+<meta name="viewport" content="width=device-width"><title>In-context learning: {size}</title>
+<style>
+:root{{color-scheme:light dark}}
+body{{font:17px/1.5 system-ui,sans-serif;max-width:1240px;margin:2rem auto;padding:0 1rem}}
+p,li,pre{{max-width:46rem}}
+.figures{{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,430px),1fr));gap:1rem}}
+.figures svg{{width:100%;border:1px solid #8884;border-radius:6px}}
+pre{{white-space:pre-wrap;font:14px/1.45 ui-monospace,monospace}}
+li{{margin:.6rem 0}} .verdict{{font-weight:600}} .measured{{display:block;font-size:.88em;opacity:.8}}
+@media print{{figure{{break-inside:avoid}}}}
+</style>
+<h1>What a transformer learns in context</h1>
+<p>Each model reads examples (x, f(x)) in a prompt and predicts f at the next x. It was trained on one
+class of functions or on a 50:50 mixture of two. Does it find out from the examples which class f is
+from, and does it generalise outside? Errors are squared, and predicting zero costs 1; bands are 95%
+intervals over prompts. The <em>optimum</em> is the exact posterior mean, the least error possible.</p>
+{body}
+<h2>Settings</h2><pre>{settings}</pre></html>
+"""
+
+
+def report(size, sections, settings):
+    """One self-contained page. sections: (heading, findings, svgs) each."""
+    body = []
+    for heading, findings, svgs in sections:
+        items = "".join(f'<li><span class="verdict">{html.escape(f.verdict)}</span>: '
+                        f'{html.escape(f.claim)}.<span class="measured">{html.escape(f.measured)}'
+                        "</span></li>" for f in findings)
+        figures = "".join(f"<figure style='margin:0'>{svg}</figure>" for svg in svgs)
+        body.append(f"<h2>{html.escape(heading)}</h2><ul>{items}</ul>"
+                    f"<div class='figures'>{figures}</div>")
+    return REPORT.format(size=html.escape(size), body="".join(body), settings=html.escape(settings))
+
+
+# ------------------------------------------------------------------------------------------ main
+
+def clock(seconds):
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+class Progress:
+    """A line that renews itself on a terminal; elsewhere, a plain line every ten seconds."""
+    def __init__(self):
+        self.shown = 0.0
+
+    def __call__(self, text, last=False):
+        live = sys.stdout.isatty()
+        if last or time.monotonic() - self.shown > (0.2 if live else 10):
+            print(f"\r{text}\x1b[K" if live else text, end="" if live and not last else "\n", flush=True)
+            self.shown = time.monotonic()
+
+
+def write_text(path, text):
+    with icl.replacing(path) as file:
+        file.write(text.encode())
+
+
+def evaluate(e, runs, seed, out, small):
+    """Figures, drawings and findings of one experiment whose three models are trained."""
+    predictors = {f"{run.model} model": lambda xs, ys, run=run: icl.predict(
+        run.params, run.config, xs, ys) for run in runs}
+    say, figures, svgs = Progress(), {}, {}
+    produce, find = ((evaluate_sparse, findings_sparse) if e.name == "sparse" else
+                     (evaluate_sine, findings_sine))
+    for figure in produce(e, predictors, seed):
+        figures[figure.name] = figure
+        svgs[figure.name] = draw(figure)
+        say(f"{e.name}: evaluated {figure.name}", last=True)
+    if e.name == "sine":
+        for i, drawing in enumerate(predicted_functions(e, predictors, seed), 1):
+            svgs[f"functions-{i}"] = draw_functions(*drawing)
+    for name, svg in svgs.items():
+        write_text(out / f"{e.name}-{name}.svg", svg)
+    return figures, list(svgs.values()), list(find(e, figures, small))
+
+
+def parse_arguments(argv):
+    def positive(text):
+        if not text.isascii() or not text.isdigit() or not 1 <= int(text) < 2**31:
+            raise argparse.ArgumentTypeError(f"must be a whole number from 1 up, not {text!r}")
+        return int(text)
+
+    def seed(text):
+        return 0 if text == "0" else positive(text)
+
+    parser = argparse.ArgumentParser(
+        description="Train transformers on mixtures of function classes, in NumPy alone, and compare "
+                    "them with the exact optimum. The default size is the paper's.", allow_abbrev=False)
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--tiny", dest="size", action="store_const", const="tiny",
+                       help="minutes on a laptop")
+    which.add_argument("--small", dest="size", action="store_const", const="small",
+                       help="an evening on a laptop")
+    parser.set_defaults(size="paper")
+    parser.add_argument("--experiment", choices=EXPERIMENTS, help="one of the two (default: both)")
+    parser.add_argument("--only", metavar="MODEL", help="train this model alone, to share the work "
+                        "among machines: " + "; ".join(f"{', '.join(m)} ({e})" for e, m in EXPERIMENTS.items()))
+    parser.add_argument("--steps", type=positive, help="training steps of each model")
+    parser.add_argument("--seed", type=seed, default=0, help="of all random numbers (default: 0)")
+    parser.add_argument("--threads", type=positive, default=os.cpu_count(),
+                        help="default: one a core; the numbers do not depend on it")
+    parser.add_argument("--out", type=Path, help="directory for everything (default: runs/SIZE)")
+    a = parser.parse_args(argv)
+    a.experiments = [a.experiment] if a.experiment else list(EXPERIMENTS)
+    models = [m for e in a.experiments for m in EXPERIMENTS[e]]
+    if a.only is not None and a.only not in models:
+        parser.error(f"argument --only: invalid choice: {a.only!r} (choose from {', '.join(models)})")
+    a.out = a.out or Path("runs") / a.size
+    return a
+
+
+def main(argv=None):
+    a = parse_arguments(argv)
+    icl.set_threads(a.threads)
+    size = SIZES[a.size]
+    experiments = [make_experiment(name, size, a.steps) for name in a.experiments]
+    runs = [Run(e, model, a.seed, a.out / e.name / f"{model}.npz")
+            for e in experiments for model in e.pretraining]
+    for run in runs:
+        run.load()
+    todo = [run for run in runs if not run.finished and a.only in (None, run.model)]
+    print(f"{a.size} size into {a.out}, seed {a.seed}, {a.threads} threads, NumPy {np.__version__}")
+    for e in experiments:
+        parameters = sum(math.prod(s) for s in e.config.shapes().values())
+        print(f"{e.name}: {', '.join(f'{m} ({c})' for m, c in e.classes.items())}, mixture; "
+              f"{size.n_layer} layers, {size.n_embd} channels, {parameters:,d} parameters each, "
+              f"{e.n_points} points, {e.steps:,d} steps of {size.batch} prompts")
+    if todo:
+        print(f"to train: {', '.join(run.name for run in todo)}; about "
+              f"{clock(estimate_seconds(todo))} of training", flush=True)
+    start = time.monotonic()
+    for run in todo:
+        train(run, Progress())
+    trained = time.monotonic()
+    waiting = [run.name for run in runs if not run.finished]
+    if waiting:
+        print(f"still to be trained before anything can be compared: {', '.join(waiting)}")
+        return
+    sections, figures = [], []
+    for e in experiments:
+        shown, svgs, findings = evaluate(e, [run for run in runs if run.experiment is e], a.seed,
+                                         a.out, a.size == "tiny")
+        figures += shown.values()
+        sections.append((f"Experiment {e.name}", findings, svgs))
+    write_text(a.out / "results.csv", results_table(figures))
+    settings = "\n".join(
+        [f"python {platform.python_version()}, NumPy {np.__version__}, {platform.machine()}, "
+         f"{a.threads} threads; size {a.size}, seed {a.seed}"]
+        + [f"{run.name}: " + ", ".join(f"{k} {v}" for k, v in run.settings.items()) for run in runs])
+    write_text(a.out / "report.html", report(a.size, sections, settings))
+    for heading, findings, _ in sections:
+        print(f"\n{heading}", *findings, sep="\n")
+    print(f"\n{clock(trained - start)} of training, {clock(time.monotonic() - trained)} of evaluation"
+          f"\n{a.out / 'report.html'} shows it all; {a.out / 'results.csv'} holds the numbers")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (Stopped, KeyboardInterrupt) as e:
+        print(f"\nstopped{' and saved' if isinstance(e, Stopped) else ''}; the same command goes on "
+              "from here", file=sys.stderr)
+        sys.exit(130)
+    except (ValueError, OSError) as e:
+        print(f"train.py: error: {e}", file=sys.stderr)
+        sys.exit(2)
