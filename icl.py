@@ -200,7 +200,8 @@ def init_params(config, rng):
 
     Weights are normal with standard deviation 1/sqrt(fan-in), which for narrow models learns far
     faster than GPT-2's fixed 0.02; projections into the residual stream are divided by
-    sqrt(2 n_layer) as in GPT-2, positions are 0.02, gains one and biases zero.
+    sqrt(2 n_layer) as in GPT-2. Positions are 0.5, so that x and f(x) tokens are told apart from
+    the first step on; gains are one and biases zero.
     """
     params = {}
     for name, shape in config.shapes().items():
@@ -209,7 +210,7 @@ def init_params(config, rng):
         elif len(shape) == 1:
             params[name] = np.ones(shape, np.float32)
         else:
-            std = 0.02 if name == "wpe.weight" else shape[0] ** -0.5
+            std = 0.5 if name == "wpe.weight" else shape[0] ** -0.5
             if name.endswith("c_proj.weight"):
                 std /= math.sqrt(2 * config.n_layer)
             params[name] = (std * rng.standard_normal(shape)).astype(np.float32)
@@ -370,7 +371,10 @@ class Adam:
         self.t += 1
         norm = math.sqrt(sum(float(np.vdot(g, g)) for g in grads.values()))
         shrink = min(1.0, self.clip / norm) if norm > 0 else 1.0
-        list(_pool.map(lambda name: self.update_one(name, params[name], grads[name] * shrink), params))
+        names = list(params)
+        update_some = lambda i: [self.update_one(name, params[name], grads[name] * shrink)
+                                 for name in names[i::_threads]]
+        list(_pool.map(update_some, range(_threads)))
 
     def update_one(self, name, p, g):
         b1, b2 = self.betas

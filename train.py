@@ -253,7 +253,7 @@ class Figure:
         return self.errors[predictor].std(0, ddof=1) / math.sqrt(len(self.errors[predictor]))
 
 
-OWN, MIXED = "optimum for these functions", "optimum of the pretraining mixture"
+OWN, MIXED = "optimum for these functions", "optimum of the mixture"
 
 
 def run_predictors(predictors, xs, ys):
@@ -537,13 +537,13 @@ STYLES = {  # predictor: colour, dashes, width
     "mixture model": ("#d55e00", "", 3), "dense model": ("#0072b2", "", 1.8),
     "linear model": ("#0072b2", "", 1.8), "sparse model": ("#009e73", "", 1.8),
     "sinusoid model": ("#009e73", "", 1.8), "least squares": ("#cc79a7", "8 3", 1.8),
-    "Lasso": ("#e69f00", "2 3", 2.2), MIXED: ("var(--ink)", "6 4", 1.6), OWN: ("var(--ink)", "", 1.2),
-    "true function": ("var(--ink)", "", 1.2)}
+    "Lasso": ("#e69f00", "2 3", 2.2), MIXED: ("currentColor", "6 4", 1.6), OWN: ("currentColor", "", 1.2),
+    "true function": ("currentColor", "", 1.2)}
 SPARE = [("#d55e00", "", 2.4), ("#0072b2", "7 3", 2), ("#009e73", "2 3", 2), ("#cc79a7", "", 1.4),
-         ("var(--ink)", "5 4", 1.4)]
-CSS = """svg{--ink:#1a1a1a;--paper:#fff;--soft:#8884;font:15px system-ui,sans-serif}
-@media(prefers-color-scheme:dark){svg{--ink:#eee;--paper:#16181c}}
-text{fill:var(--ink)}.grid{stroke:var(--soft)}.paper{fill:var(--paper)}.soft{fill:var(--soft)}"""
+         ("currentColor", "5 4", 1.4)]
+CSS = """svg{color:#1a1a1a;font:15px system-ui,sans-serif}.paper{fill:#fff}
+@media(prefers-color-scheme:dark){svg{color:#eee}.paper{fill:#16181c}}
+text{fill:currentColor}.grid{stroke:#888;stroke-opacity:.3}.soft{fill:#888;fill-opacity:.3}"""
 LEFT, TOP, WIDTH, HEIGHT = 60, 48, 530, 300  # the frame that data are drawn in
 
 
@@ -585,11 +585,11 @@ def chart(title, xlabel, ylabel, x, lines, y_range, log_x=False, backdrop=None, 
             seen = ~np.isnan(y)
             around = points(np.concatenate([px[seen], px[seen][::-1]]), np.concatenate(
                 [to_y((y + margin)[seen]), to_y((y - margin)[seen])[::-1]]))
-            body.append(f'<polygon points="{around}" style="fill:{colour}" opacity=".18"/>')
+            body.append(f'<polygon points="{around}" fill="{colour}" opacity=".18"/>')
         body.append(f'<polyline points="{points(px, to_y(y))}" fill="none" stroke-width="{width}" '
-                    f'stroke-dasharray="{dashes}" style="stroke:{colour}"/>')
+                    f'stroke-dasharray="{dashes}" stroke="{colour}"/>')
     for a, b in dots:
-        body.append(f'<circle cx="{to_x(a):.1f}" cy="{to_y(b):.1f}" r="4.5" fill="var(--ink)"/>')
+        body.append(f'<circle cx="{to_x(a):.1f}" cy="{to_y(b):.1f}" r="4.5" fill="currentColor"/>')
     legend = []
     if backdrop is not None:
         entries.append((backdrop_label, None))
@@ -597,7 +597,7 @@ def chart(title, xlabel, ylabel, x, lines, y_range, log_x=False, backdrop=None, 
         lx, ly = LEFT - 30 + i % 2 * 280, TOP + HEIGHT + 70 + i // 2 * 22
         mark = (f'<rect class="soft" x="{lx}" y="{ly - 10}" width="30" height="10"/>' if not style else
                 f'<line x1="{lx}" x2="{lx + 30}" y1="{ly - 5}" y2="{ly - 5}" stroke-width="{style[2]}" '
-                f'stroke-dasharray="{style[1]}" style="stroke:{style[0]}"/>')
+                f'stroke-dasharray="{style[1]}" stroke="{style[0]}"/>')
         legend.append(f'{mark}<text x="{lx + 37}" y="{ly}" font-size="14">{html.escape(label)}</text>')
     total = TOP + HEIGHT + 70 + (len(entries) + 1) // 2 * 22
     clip = f"clip{zlib.crc32(title.encode())}"
