@@ -153,26 +153,31 @@ def attention(qkv, n_head, stride=1):
     q, k, v = qkv.reshape(B, T, 3, n_head, C // n_head).transpose(2, 0, 3, 1, 4)  # (B, H, T, D) each
     scale = (C // n_head) ** -0.5
     q = q[:, :, ::stride] * scale  # (B, H, Q, D)
-    e = q @ k.swapaxes(2, 3)  # (B, H, Q, T)
-    e += _causal_mask(T, qkv.dtype)[::stride]
-    e -= e.max(3, keepdims=True)
+    # Keys come first in memory, so that the softmax runs down long contiguous rows.
+    e = np.empty((T, B, n_head, q.shape[2]), qkv.dtype)
+    e_kq, e_qk = e.transpose(1, 2, 0, 3), e.transpose(1, 2, 3, 0)  # (B, H, T, Q), (B, H, Q, T)
+    np.matmul(k, q.swapaxes(2, 3), out=e_kq)
+    e += _causal_mask(T, stride, qkv.dtype)
+    e -= e.max(0)
     np.exp(e, out=e)
-    l = (e.reshape(-1, T) @ np.ones(T, e.dtype)).reshape(*e.shape[:3], 1)  # (B, H, Q, 1)
+    l = e.sum(0)[..., None]  # (B, H, Q, 1)
     y = np.empty((B, q.shape[2], n_head, C // n_head), qkv.dtype)
     y_heads = y.swapaxes(1, 2)  # (B, H, Q, D)
-    np.matmul(e, v, out=y_heads)
+    np.matmul(e_qk, v, out=y_heads)
     y_heads /= l
 
     def backward(dy):
         dqkv = np.zeros_like(qkv) if stride > 1 else np.empty_like(qkv)
         dq, dk, dv = dqkv.reshape(B, T, 3, n_head, C // n_head).transpose(2, 0, 3, 1, 4)
         g = dy.reshape(y.shape).swapaxes(1, 2) / l  # (B, H, Q, D)
-        np.matmul(e.swapaxes(2, 3), g, out=dv)
-        ds = g @ v.swapaxes(2, 3)  # (B, H, Q, T)
-        ds -= np.einsum("bhqd,bhqd->bhq", g, y_heads)[..., None]
+        np.matmul(e_kq, g, out=dv)
+        ds = np.empty_like(e)
+        ds_kq, ds_qk = ds.transpose(1, 2, 0, 3), ds.transpose(1, 2, 3, 0)
+        np.matmul(v, g.swapaxes(2, 3), out=ds_kq)
+        ds -= np.einsum("bhqd,bhqd->bhq", g, y_heads)
         ds *= e
-        np.matmul(ds.swapaxes(2, 3), q, out=dk)
-        np.multiply(ds @ k, scale, out=dq[:, :, ::stride])
+        np.matmul(ds_kq, q, out=dk)
+        np.multiply(ds_qk @ k, scale, out=dq[:, :, ::stride])
         return dqkv
 
     return y.reshape(B, -1, C), backward
@@ -185,8 +190,10 @@ def mean_squared_error(predictions, ys):
 
 
 @lru_cache
-def _causal_mask(T, dtype):
-    return np.triu(np.full((T, T), -np.inf, dtype), 1)  # (T, T): 0 for the past, -inf for the future
+def _causal_mask(T, stride, dtype):
+    """(T, 1, 1, Q) for keys and queries: 0, or -inf where the key is later than the query."""
+    mask = np.triu(np.full((T, T), -np.inf, dtype), 1)[::stride]  # (Q, T)
+    return np.ascontiguousarray(mask.T)[:, None, None, :]
 
 
 def _column_sums(x):
@@ -200,8 +207,8 @@ def init_params(config, rng):
 
     Weights are normal with standard deviation 1/sqrt(fan-in), which for narrow models learns far
     faster than GPT-2's fixed 0.02; projections into the residual stream are divided by
-    sqrt(2 n_layer) as in GPT-2. Positions are 0.5, so that x and f(x) tokens are told apart from
-    the first step on; gains are one and biases zero.
+    sqrt(2 n_layer) as in GPT-2. Positions start as waves, from one that alternates between x and
+    f(x) tokens to ones that span the prompt; gains start at one and biases at zero.
     """
     params = {}
     for name, shape in config.shapes().items():
@@ -210,11 +217,22 @@ def init_params(config, rng):
         elif len(shape) == 1:
             params[name] = np.ones(shape, np.float32)
         else:
-            std = 0.5 if name == "wpe.weight" else shape[0] ** -0.5
+            std = shape[0] ** -0.5
             if name.endswith("c_proj.weight"):
                 std /= math.sqrt(2 * config.n_layer)
             params[name] = (std * rng.standard_normal(shape)).astype(np.float32)
+    params["wpe.weight"] = position_waves(*params["wpe.weight"].shape)
     return params
+
+
+def position_waves(T, C):
+    """Initial positions (T, C): a cosine a channel, of frequencies from pi down to pi / T.
+
+    After Vaswani et al. 2017, arXiv 1706.03762, section 3.5; standard deviation about 0.5.
+    """
+    frequency = math.pi * T ** -(np.arange(C) // 2 / max(1, C // 2 - 1))  # (C,), in pairs
+    phase = np.arange(C) % 2 * math.pi / 2  # a sine beside each cosine
+    return (math.sqrt(0.5) * np.cos(np.arange(T)[:, None] * frequency + phase)).astype(np.float32)
 
 
 def interleave(xs, ys):
@@ -316,7 +334,8 @@ def threads():
 
 def _shards(xs, ys):
     """Split the batch where its size alone says, never the number of threads: the bits stay."""
-    n = min(len(xs), max(2, min(8, len(xs) * xs.shape[1] // 320)))
+    tokens = len(xs) * (2 * xs.shape[1] - 1)
+    n = min(len(xs), max(2, min(8, tokens // 640)))  # fewer tokens a shard and Python costs more
     return zip(np.array_split(xs, n), np.array_split(ys, n))
 
 

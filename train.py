@@ -41,7 +41,7 @@ from tasks import ConvexCombination, DenseLinear, Mixture, Sinusoid, SparseLinea
 
 @dataclass(frozen=True)
 class Size:
-    """How big a run is. The learning rates fall to zero over the steps, along half a cosine."""
+    """How big a run is. The learning rates rise over the warm-up, then fall in a line to zero."""
     n_layer: int
     n_head: int
     n_embd: int
@@ -52,15 +52,15 @@ class Size:
     sine_points: int
     sine_steps: int
     batch: int = 64
-    lr: float = 1e-3        # Adam's, for gains, biases, read_in, read_out and positions
-    matrix_lr: float = 5e-3  # Muon's, for the matrices in the blocks
+    lr: float = 1e-2        # Adam's, for gains, biases, read_in, read_out and positions
+    matrix_lr: float = 1.5e-2  # Muon's, for the matrices in the blocks
     warmup: int = 100
-    prompts: int = 2000     # to evaluate every curve on
+    prompts: int = 2000     # to evaluate an ICL curve on; half as many at each place of a sweep
 
 
 SIZES = {
-    "tiny": Size(4, 4, 64, n_dims=5, nnz=1, sparse_points=11, sparse_steps=3000,
-                 sine_points=21, sine_steps=1500),
+    "tiny": Size(4, 4, 64, n_dims=5, nnz=1, sparse_points=11, sparse_steps=2500,
+                 sine_points=16, sine_steps=1200, prompts=1000),
     "small": Size(6, 8, 96, n_dims=8, nnz=2, sparse_points=17, sparse_steps=20_000,
                   sine_points=31, sine_steps=10_000),
     "paper": Size(12, 8, 256, n_dims=20, nnz=2, sparse_points=41, sparse_steps=500_000,
@@ -151,7 +151,7 @@ class Run:
     def one_step(self):
         e, size = self.experiment, self.experiment.size
         warm = min(1, (self.step + 1) / size.warmup)
-        schedule = warm * (1 + math.cos(math.pi * self.step / e.steps)) / 2
+        schedule = warm * (1 - self.step / e.steps)
         self.optimizer.lr, self.optimizer.matrix_lr = size.lr * schedule, size.matrix_lr * schedule
         xs, ys = sample_prompts(self.function_class, self.rng, size.batch, e.n_points)
         loss = icl.train_step(self.params, self.config, self.optimizer, xs, ys)
@@ -288,7 +288,8 @@ def sweep(e, predictors, classes, x, at, seed, name, title, xlabel, variance=Non
     variance = np.ones(len(x)) if variance is None else variance
     columns, ys_at, places = {}, [], []
     for value, c in zip(x, classes):
-        xs, ys = sample_prompts(c, random_stream(seed, e.name, name, value), 1000, at + 1)
+        xs, ys = sample_prompts(c, random_stream(seed, e.name, name, value),
+                                e.size.prompts // 2, at + 1)
         everyone = predictors | {MIXED: baselines.bayes(e.mixture)}
         try:
             everyone[OWN] = baselines.bayes(c)
