@@ -2,8 +2,10 @@
 
 A *predictor* is a function (xs, ys) -> predictions, xs (B, N, d), ys (B, N), predictions (B, N),
 in which prediction k depends on the examples 1..k-1 and on x_k only. Here everything is computed
-in float64, whatever comes in.
+in float64, whatever comes in; prompts that are none raise ValueError, as icl.check_prompts says.
 """
+from icl import check_prompts  # before NumPy: it holds the BLAS to one thread
+
 import numpy as np
 
 from tasks import sample_prompts
@@ -14,7 +16,7 @@ def least_squares(xs, ys):
 
     xs (B, N, d), ys (B, N) -> predictions (B, N); the first, from no examples, is 0.
     """
-    xs, ys = np.asarray(xs, np.float64), np.asarray(ys, np.float64)
+    xs, ys = _float64(xs, ys)
     predictions = np.zeros(ys.shape)
     for k in range(1, ys.shape[1]):
         w = np.linalg.pinv(xs[:, :k]) @ ys[:, :k, None]  # (B, d, 1)
@@ -33,8 +35,10 @@ def lasso(xs, ys, alpha, tol=1e-6, max_sweeps=10_000):
     S(z, a) = sign(z) max(|z| - a, 0). Source: Friedman, Hastie, Tibshirani 2010, "Regularization
     paths for generalized linear models via coordinate descent", sections 2.1 and 2.2.
     """
-    xs, ys = np.asarray(xs, np.float64), np.asarray(ys, np.float64)
+    xs, ys = _float64(xs, ys)
     B, N, d = xs.shape
+    if np.shape(alpha) not in ((), (N,)) or not np.all(np.isfinite(alpha)) or np.min(alpha) <= 0:
+        raise ValueError(f"alpha must be positive, one number or {N} of them, not {alpha}")
     alpha = np.broadcast_to(alpha, N)
     predictions, w = np.zeros((B, N)), np.zeros((d, B))
     gram, moment, power = np.zeros((d, d, B)), np.zeros((d, B)), np.zeros(B)  # sums over examples
@@ -101,6 +105,11 @@ def _duality_gap(c, y2, alpha, w, r):
     return (1 + s * s) / 2 * e2 + alpha * np.abs(w).sum(0) - s * (y2 - wc)
 
 
+def _float64(xs, ys):
+    check_prompts(xs, ys)
+    return xs.astype(np.float64), ys.astype(np.float64)
+
+
 def tune_lasso(function_class, rng, n_points, n_prompts=300,
                alphas=(0.01, 0.03, 0.1, 0.3, 1.0)):
     """The Lasso's best alpha for each number of examples: (n_points,), chosen from `alphas`.
@@ -116,6 +125,8 @@ def tune_lasso(function_class, rng, n_points, n_prompts=300,
 def bayes(function_class):
     """The exact posterior mean of a class: no predictor has a lower expected squared error on it.
 
+    Returns the predictor; it raises ValueError on prompts of another dimension than the class's.
+
     Given one hypothesis the class is linear in Gaussian weights, so its posterior is Gaussian and
     one example updates it in closed form (recursive least squares, the Kalman filter without
     dynamics). How well each hypothesis predicted the examples so far weighs it against the rest:
@@ -126,7 +137,7 @@ def bayes(function_class):
     Source: Bishop 2006, "Pattern Recognition and Machine Learning", sections 3.3 and 3.4.
     """
     groups = function_class.hypotheses()
-    return lambda xs, ys: _posterior(groups, xs, ys)[0]
+    return lambda xs, ys: _posterior(groups, xs, ys, function_class.n_dims)[0]
 
 
 def class_probabilities(mixture):
@@ -138,15 +149,16 @@ def class_probabilities(mixture):
     owner, groups = np.repeat(np.arange(len(sizes)), sizes), mixture.hypotheses()
 
     def probabilities(xs, ys):
-        parts = _posterior(groups, xs, ys)[1]  # (groups, B, N)
+        parts = _posterior(groups, xs, ys, mixture.n_dims)[1]  # (groups, B, N)
         return np.stack([parts[owner == i].sum(0) for i in range(len(sizes))], axis=-1)
 
     return probabilities
 
 
-def _posterior(groups, xs, ys):
+def _posterior(groups, xs, ys, n_dims):
     """Predictions (B, N) and the probability (groups, B, N) of each group of hypotheses."""
-    xs, ys = np.asarray(xs, np.float64), np.asarray(ys, np.float64)
+    check_prompts(xs, ys, n_dims)
+    xs, ys = _float64(xs, ys)
     B, N, d = xs.shape
     with np.errstate(divide="ignore"):
         log_weights = [np.log(h.prior)[:, None] + np.zeros(B) for h in groups]  # (M, B) each

@@ -19,10 +19,8 @@ for _library in ("OPENBLAS_NUM", "MKL_NUM", "OMP_NUM", "BLIS_NUM", "VECLIB_MAXIM
 
 import json
 import math
-import zipfile
-import zlib
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -207,8 +205,9 @@ def init_params(config, rng):
 
     Weights are normal with standard deviation 1/sqrt(fan-in), which for narrow models learns far
     faster than GPT-2's fixed 0.02; projections into the residual stream are divided by
-    sqrt(2 n_layer) as in GPT-2. Positions start as waves, from one that alternates between x and
-    f(x) tokens to ones that span the prompt; gains start at one and biases at zero.
+    sqrt(2 n_layer) as in GPT-2. Keys start at correlation -0.5 with queries, so that no token looks
+    at itself first, and positions as waves, from one that alternates between x and f(x) tokens to
+    ones that span the prompt. Gains start at one, biases at zero.
     """
     params = {}
     for name, shape in config.shapes().items():
@@ -221,6 +220,10 @@ def init_params(config, rng):
             if name.endswith("c_proj.weight"):
                 std /= math.sqrt(2 * config.n_layer)
             params[name] = (std * rng.standard_normal(shape)).astype(np.float32)
+        if name.endswith("c_attn.weight"):
+            query, key, _ = np.split(params[name], 3, axis=1)  # views, (C, C) each
+            key *= math.sqrt(0.75)
+            key -= 0.5 * query
     params["wpe.weight"] = position_waves(*params["wpe.weight"].shape)
     return params
 
@@ -339,17 +342,45 @@ def _shards(xs, ys):
     return zip(np.array_split(xs, n), np.array_split(ys, n))
 
 
+def check_prompts(xs, ys, n_dims=None, n_points=None):
+    """ValueError, naming what is wrong, unless xs (B, N, d) and ys (B, N) are prompts.
+
+    Given n_dims, d must be it; given n_points, N must not exceed it. B and N are at least 1.
+    """
+    for name, a, want in (("xs", xs, f"(B, N, {n_dims or 'd'})"), ("ys", ys, "(B, N)")):
+        if not isinstance(a, np.ndarray) or a.dtype not in (np.float32, np.float64):
+            raise ValueError(f"{name} must be a float32 or float64 array, not "
+                             f"{getattr(a, 'dtype', type(a).__name__)}")
+        if a.ndim != want.count(",") + 1 or a.size == 0:
+            raise ValueError(f"{name} must have shape {want}, nothing empty, not {a.shape}")
+        if not np.isfinite(a).all():
+            raise ValueError(f"{name} must be finite, and holds {a[~np.isfinite(a)][0]}")
+    if ys.shape != xs.shape[:2]:
+        raise ValueError(f"ys must have shape {xs.shape[:2]} like xs {xs.shape}, not {ys.shape}")
+    if n_dims is not None and xs.shape[2] != n_dims:
+        raise ValueError(f"xs must have {n_dims} dims, as the model was made for, not {xs.shape}")
+    if n_points is not None and xs.shape[1] > n_points:
+        raise ValueError(f"xs must have at most {n_points} points, as the model was made for, "
+                         f"not {xs.shape}")
+
+
 def predict(params, config, xs, ys):
     """Predictions (B, N) of f(x_k), each from x_k and the examples before it; ys[:, -1] is not used.
 
-    xs (B, N, d), ys (B, N), with N up to config.n_points.
+    xs (B, N, d), ys (B, N), with N up to config.n_points. Raises ValueError as check_prompts does.
     """
+    check_prompts(xs, ys, config.n_dims, config.n_points)
     run = lambda shard: transformer(params, config, *shard)[0]
     return np.concatenate(list(_pool.map(run, _shards(xs, ys))))
 
 
 def loss_and_grads(params, config, xs, ys):
-    """Mean squared error over all B N predictions, and its gradients under the parameters' names."""
+    """Mean squared error over all B N predictions, and its gradients under the parameters' names.
+
+    Raises ValueError as check_prompts does.
+    """
+    check_prompts(xs, ys, config.n_dims, config.n_points)
+
     def run(shard):
         predictions, backward = transformer(params, config, *shard)
         loss, error_backward = mean_squared_error(predictions, shard[1])
@@ -385,26 +416,29 @@ class Adam:
     def __init__(self, params, lr, betas=(0.9, 0.98), eps=1e-8, clip=math.inf):
         self.lr, self.betas, self.eps, self.clip, self.t = lr, betas, eps, clip, 0
         self.state = {f"{s}.{name}": np.zeros_like(p) for name, p in params.items() for s in "mv"}
+        names = list(params)
+        self.jobs = [(self.adam, names[i::8]) for i in range(8)]  # what may run side by side
 
     def update(self, params, grads):
-        self.t += 1
+        """One step, in place. FloatingPointError, before anything changes, if grads are not finite."""
         norm = math.sqrt(sum(float(np.vdot(g, g)) for g in grads.values()))
+        if not math.isfinite(norm):
+            raise FloatingPointError(f"the gradient's norm is {norm}")
+        self.t += 1
         shrink = min(1.0, self.clip / norm) if norm > 0 else 1.0
-        names = list(params)
-        update_some = lambda i: [self.update_one(name, params[name], grads[name] * shrink)
-                                 for name in names[i::_threads]]
-        list(_pool.map(update_some, range(_threads)))
+        list(_pool.map(lambda job: job[0](job[1], params, grads, shrink), self.jobs))
 
-    def update_one(self, name, p, g):
+    def adam(self, names, params, grads, shrink):
         b1, b2 = self.betas
-        m, v = self.state[f"m.{name}"], self.state[f"v.{name}"]
-        m += (1 - b1) * (g - m)
-        v += (1 - b2) * (g * g - v)
-        step = np.sqrt(v / (1 - b2 ** self.t))
-        step += self.eps
-        np.divide(m, step, out=step)
-        step *= self.lr / (1 - b1 ** self.t)
-        p -= step
+        for name in names:
+            m, v, g = self.state[f"m.{name}"], self.state[f"v.{name}"], grads[name] * shrink
+            m += (1 - b1) * (g - m)
+            v += (1 - b2) * (g * g - v)
+            step = np.sqrt(v / (1 - b2 ** self.t))
+            step += self.eps
+            np.divide(m, step, out=step)
+            step *= self.lr / (1 - b1 ** self.t)
+            params[name] -= step
 
 
 class Muon(Adam):
@@ -415,32 +449,35 @@ class Muon(Adam):
     A = X X^T, which push every singular value to about one.
     Source: Jordan 2024, https://kellerjordan.github.io/posts/muon/.
     """
-    def __init__(self, params, lr, matrix_lr, momentum=0.95, **adam):
+    def __init__(self, params, lr, matrix_lr, momentum=0.9, **adam):
         super().__init__(params, lr, **adam)
         self.matrix_lr, self.momentum = matrix_lr, momentum
+        stacks, others = {}, []  # matrices of one shape, four layers at a time; everything else
         for name, p in params.items():
-            if self.is_hidden(name, p):
+            if name.startswith("h.") and p.ndim == 2:
                 del self.state[f"v.{name}"]
+                stacks.setdefault((p.shape, int(name.split(".")[1]) // 4), []).append(name)
+            else:
+                others.append(name)
+        self.jobs = [(self.muon, names) for names in stacks.values()] + [(self.adam, others)]
 
-    @staticmethod
-    def is_hidden(name, p):
-        return name.startswith("h.") and p.ndim == 2
-
-    def update_one(self, name, p, g):
-        if not self.is_hidden(name, p):
-            return super().update_one(name, p, g)
-        m = self.state[f"m.{name}"]
-        m *= self.momentum
-        m += g
-        x = g + self.momentum * m  # Nesterov
-        wide = x.shape[0] <= x.shape[1]
-        x = x if wide else x.T
-        x = x / (np.linalg.norm(x) + 1e-7)
+    def muon(self, names, params, grads, shrink):
+        x = []
+        for name in names:
+            m, g = self.state[f"m.{name}"], grads[name] * shrink
+            m *= self.momentum
+            m += g
+            x.append(g + self.momentum * m)
+        x = np.stack(x)  # (L, rows, columns)
+        _, rows, columns = x.shape
+        x = x.swapaxes(1, 2) if rows > columns else x
+        x = x / (np.linalg.norm(x, axis=(1, 2), keepdims=True) + 1e-7)
         for _ in range(5):
-            s = x @ x.T
-            x = 3.4445 * x + (-4.7750 * s + 2.0315 * (s @ s)) @ x
-        x = x if wide else x.T
-        p -= self.matrix_lr * math.sqrt(max(1, p.shape[0] / p.shape[1])) * x
+            A = x @ x.swapaxes(1, 2)
+            x = 3.4445 * x + (-4.7750 * A + 2.0315 * (A @ A)) @ x
+        x = x.swapaxes(1, 2) if rows > columns else x
+        for name, step in zip(names, x):
+            params[name] -= self.matrix_lr * math.sqrt(max(1, rows / columns)) * step
 
 
 # ------------------------------------------------------------------------------------- checkpoints
@@ -449,8 +486,11 @@ FORMAT = 1
 
 
 @contextmanager
-def replacing(path):
-    """A binary file to write, which takes the place of `path` only once it is whole and on disk."""
+def replacing(path, keep=None):
+    """A binary file to write, which takes the place of `path` only once it is whole and on disk.
+
+    Given `keep`, the file that was at `path` is renamed to it at that moment.
+    """
     path = Path(path)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
@@ -458,15 +498,21 @@ def replacing(path):
             yield file
             file.flush()
             os.fsync(file.fileno())
+        if keep and path.exists():
+            os.replace(path, keep)
         os.replace(temporary, path)
+    except OSError as e:  # a full disk, say, does not name the file
+        raise OSError(e.errno, e.strerror, str(path)) from e
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def save_checkpoint(path, params, config, optimizer=None, rng=None, **extra):
     """Write everything that a run needs to go on, bit for bit, to one .npz file, atomically.
 
-    extra: whatever else belongs to the run; NumPy arrays, or values that JSON can hold.
+    The checkpoint that was there before stays beside it, as previous(path), in case this one comes
+    to harm. extra: whatever else belongs to the run; NumPy arrays, or values that JSON can hold.
     """
     arrays = {f"params/{name}": p for name, p in params.items()}
     header = {"format": FORMAT, "config": asdict(config), "extra": {}}
@@ -480,8 +526,13 @@ def save_checkpoint(path, params, config, optimizer=None, rng=None, **extra):
             arrays[f"extra/{name}"] = value
         else:
             header["extra"][name] = value
-    with replacing(path) as file:
+    with replacing(path, keep=previous(path)) as file:
         np.savez(file, header=np.array(json.dumps(header)), **arrays)
+
+
+def previous(path):
+    """Where save_checkpoint keeps the checkpoint before the one at `path`."""
+    return Path(path).with_suffix(".previous.npz")
 
 
 def load_checkpoint(path, optimizer=None, rng=None):
@@ -497,6 +548,8 @@ def load_checkpoint(path, optimizer=None, rng=None):
         if header["format"] != FORMAT:
             raise ValueError(f"its format is {header['format']}, and this program reads {FORMAT}")
         config = Config(**header["config"])
+        if len(arrays) < 12 * config.n_layer:
+            raise ValueError(f"it has {len(arrays)} arrays, too few for {config.n_layer} layers")
         group = lambda kind: {name.removeprefix(kind): a for name, a in arrays.items()
                               if name.startswith(kind)}
         params = _checked(group("params/"), config.shapes())
@@ -506,10 +559,11 @@ def load_checkpoint(path, optimizer=None, rng=None):
         if rng is not None:
             np.random.default_rng().bit_generator.state = header["rng"]  # raises if it is no state
         extra, t = header["extra"] | group("extra/"), header.get("t")
+        if optimizer is not None and (type(t) is not int or t < 0):
+            raise ValueError(f"its optimiser has made {t!r} steps")
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, NotImplementedError,
-            zipfile.BadZipFile, zlib.error) as e:
+    except Exception as e:  # whatever a stranger's file can cause; nothing has been changed yet
         reason = f"no {e}" if isinstance(e, KeyError) else str(e).split("\n")[0] or type(e).__name__
         raise ValueError(f"{path} is not a checkpoint that can be used: {reason}") from e
     if optimizer is not None:

@@ -517,6 +517,8 @@ def tiny_run(folder, steps=12):
 
 def test_an_interrupted_and_resumed_training_equals_an_uninterrupted_one_bit_for_bit():
     with scratch() as folder:
+        for d in "ab":
+            (folder / d).mkdir()
         whole = tiny_run(folder / "a")
         train.train(whole, lambda *_, **__: None)
         first = tiny_run(folder / "b")

@@ -17,6 +17,7 @@ The file reads in that order: sizes and experiments, training, evaluation, findi
 import icl  # before NumPy: it holds the BLAS to one thread
 
 import argparse
+import contextlib
 import csv
 import html
 import io
@@ -52,14 +53,14 @@ class Size:
     sine_points: int
     sine_steps: int
     batch: int = 64
-    lr: float = 1e-2        # Adam's, for gains, biases, read_in, read_out and positions
-    matrix_lr: float = 1.5e-2  # Muon's, for the matrices in the blocks
+    lr: float = 5e-3        # Adam's, for gains, biases, read_in, read_out and positions
+    matrix_lr: float = 0.01   # Muon's, for the matrices in the blocks
     warmup: int = 100
     prompts: int = 2000     # to evaluate an ICL curve on; half as many at each place of a sweep
 
 
 SIZES = {
-    "tiny": Size(4, 4, 64, n_dims=5, nnz=1, sparse_points=11, sparse_steps=2500,
+    "tiny": Size(4, 4, 64, n_dims=5, nnz=1, sparse_points=11, sparse_steps=1800,
                  sine_points=16, sine_steps=1200, prompts=1000),
     "small": Size(6, 8, 96, n_dims=8, nnz=2, sparse_points=17, sparse_steps=20_000,
                   sine_points=31, sine_steps=10_000),
@@ -154,7 +155,12 @@ class Run:
         schedule = warm * (1 - self.step / e.steps)
         self.optimizer.lr, self.optimizer.matrix_lr = size.lr * schedule, size.matrix_lr * schedule
         xs, ys = sample_prompts(self.function_class, self.rng, size.batch, e.n_points)
-        loss = icl.train_step(self.params, self.config, self.optimizer, xs, ys)
+        try:
+            loss = icl.train_step(self.params, self.config, self.optimizer, xs, ys)
+        except FloatingPointError as error:
+            raise ValueError(f"{self.name} diverged at step {self.step + 1} with seed {self.seed}: "
+                             f"{error}; lower the learning rates in SIZES. The last checkpoint, of "
+                             "finite numbers, is kept") from error
         self.step += 1
         self.pending.append(loss)
         if self.step % max(1, e.steps // 200) == 0 or self.finished:
@@ -162,25 +168,64 @@ class Run:
             self.pending = []
 
     def save(self):
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        icl.save_checkpoint(self.path, self.params, self.config, self.optimizer, self.rng,
-                            step=self.step, log=self.log, pending=self.pending,
-                            settings=self.settings)
+        """The log as text first, so that a checkpoint never stands without its log."""
         with icl.replacing(self.path.with_suffix(".csv")) as file:
             rows = "".join(f"{int(step)},{loss:.9g}\n" for step, loss in self.log)
             file.write(f"step,loss\n{rows}".encode())
+        icl.save_checkpoint(self.path, self.params, self.config, self.optimizer, self.rng,
+                            step=self.step, log=self.log, pending=self.pending,
+                            settings=self.settings)
 
     def load(self):
-        """Go on from the checkpoint, if there is one; ValueError if it is another run's."""
-        if not self.path.exists():
-            return
-        params, config, extra = icl.load_checkpoint(self.path)
-        for name, value in self.settings.items():
-            if extra.get("settings", {}).get(name) != value:
-                raise ValueError(f"{self.path} was made with {name} = {extra['settings'].get(name)}, "
-                                 f"not {value}: choose another --out, or the same settings")
-        self.params, _, extra = icl.load_checkpoint(self.path, self.optimizer, self.rng)
-        self.step, self.log, self.pending = extra["step"], extra["log"], extra["pending"]
+        """Go on from the checkpoint, if there is one; ValueError if it is damaged or another's."""
+        path, older = self.path, icl.previous(self.path)
+        if not path.exists():
+            if not older.exists():
+                return
+            path = older  # the machine died between two renames
+        try:
+            settings = icl.load_checkpoint(path)[2]["settings"]
+            for name, value in self.settings.items():
+                if settings[name] != value:
+                    raise ValueError(f"{path} was made with {name} = {settings[name]}, not {value}: "
+                                     "choose another --out, or the same settings")
+            params, _, extra = icl.load_checkpoint(path, self.optimizer, self.rng)
+            step, log, pending = extra["step"], extra["log"], extra["pending"]
+            if not (type(step) is int and 0 <= step <= self.experiment.steps and log.ndim == 2
+                    and log.shape[1] == 2 and all(type(loss) is float for loss in pending)):
+                raise ValueError(f"{path} holds no run of {self.experiment.steps} steps")
+        except (KeyError, TypeError, AttributeError) as e:
+            raise ValueError(f"{path} is a checkpoint, but not one of this program's runs") from e
+        except ValueError as e:
+            if path != older and older.exists() and "was made with" not in str(e):
+                raise ValueError(f"{e}; the one before it is kept: to go on from there, "
+                                 f"rename {older.name} to {path.name}") from e
+            raise
+        self.params, self.step, self.log, self.pending = params, step, log, pending
+
+
+@contextlib.contextmanager
+def lock(path):
+    """Hold the file `path`, or ValueError naming the process that does. The system lets go of it
+    when the process ends, however it ends, so a dead run blocks nobody."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+") as file:
+        try:
+            if os.name == "nt":
+                import msvcrt
+                file.seek(1 << 20)  # a byte beyond the text, which others may then still read
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                import fcntl
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            raise ValueError(f"{path.parent} is in use by {file.read() or 'another process'}: let it "
+                             "finish, or choose another --out") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.flush()
+        yield
 
 
 def train(run, say):
@@ -754,9 +799,17 @@ def main(argv=None):
     experiments = [make_experiment(name, size, a.steps) for name in a.experiments]
     runs = [Run(e, model, a.seed, a.out / e.name / f"{model}.npz")
             for e in experiments for model in e.pretraining]
-    for run in runs:
-        run.load()
-    todo = [run for run in runs if not run.finished and a.only in (None, run.model)]
+    wanted = [run for run in runs if a.only in (None, run.model)]
+    with contextlib.ExitStack() as locks:  # held until the end
+        for run in wanted:
+            locks.enter_context(lock(run.path.with_name(f".{run.model}.lock")))
+        for run in runs:
+            run.load()
+        work(a, size, experiments, runs, [run for run in wanted if not run.finished])
+
+
+def work(a, size, experiments, runs, todo):
+    """Train what is to do; when all is trained, compare, draw and report it."""
     print(f"{a.size} size into {a.out}, seed {a.seed}, {a.threads} threads, NumPy {np.__version__}")
     for e in experiments:
         parameters = sum(math.prod(s) for s in e.config.shapes().values())
