@@ -8,7 +8,7 @@ An operation returns its output and a function `backward`, which takes the gradi
 with respect to that output and returns the gradients with respect to the inputs, in their order.
 There is no graph and no autograd library: the model's backward is its forward read in reverse.
 
-Shapes: B prompts, N points, T = 2N - 1 tokens, C channels, H heads, D = C / H, d dims, M = B T rows.
+Shapes: B prompts, N points, T = 2N - 1 tokens, C channels, H heads, D = C / H, d dims, M = BT rows.
 """
 import os
 
@@ -49,7 +49,7 @@ class Config:
             raise ValueError(f"n_embd ({self.n_embd}) must be a multiple of n_head ({self.n_head})")
 
     def shapes(self):
-        """Names and shapes of all parameters: GPT-2's, between Garg et al.'s read_in and read_out."""
+        """Names and shapes of all parameters: GPT-2's, between Garg et al.'s read_in, read_out."""
         d, C = self.n_dims, self.n_embd
         shapes = {"read_in.weight": (d, C), "read_in.bias": (C,),
                   "wpe.weight": (2 * self.n_points, C)}
@@ -84,7 +84,7 @@ def linear(x, weight, bias):
 def layernorm(x, gain, bias, eps=1e-5):
     """y = gain * (x - mean) / sqrt(var + eps) + bias, over the channels of each row of x (M, C).
 
-    With n the normalised row and g = gain * dy:  dx = (g - mean(g) - n mean(g n)) / sqrt(var + eps).
+    With n the normalised row, g = gain * dy:  dx = (g - mean(g) - n mean(g n)) / sqrt(var + eps).
     Source: Ba, Kiros, Hinton 2016, arXiv 1607.06450, section 3.
     """
     C = x.shape[1]
@@ -139,16 +139,16 @@ def gelu(x):
 
 
 def attention(qkv, n_head, stride=1):
-    """Causal multi-head attention. qkv (B, T, 3C) -> (B, Q, C), Q queries at tokens 0, stride, ...
+    """Causal multi-head attention. qkv (B, T, 3C) -> (B, Q, C), queries at tokens 0, stride, ...
 
-    Each head: y_i = sum over j <= i of p_ij v_j, with p_i the softmax of s_ij = q_i . k_j / sqrt(D).
+    Each head: y_i = sum over j <= i of p_ij v_j, p_i the softmax of s_ij = q_i . k_j / sqrt(D).
     With e = exp(s - max), l = sum_j e:  y = e v / l. Backward, with g = dy / l:  dv = e^T g,
     ds = e (g v^T - sum(g y)),  dq = ds k / sqrt(D),  dk = ds^T q / sqrt(D).
     Source: Vaswani et al. 2017, arXiv 1706.03762, eq. 1; dividing by l last: Dao et al. 2022,
     arXiv 2205.14135, section 3.1.
     """
     B, T, C = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
-    q, k, v = qkv.reshape(B, T, 3, n_head, C // n_head).transpose(2, 0, 3, 1, 4)  # (B, H, T, D) each
+    q, k, v = qkv.reshape(B, T, 3, n_head, C // n_head).transpose(2, 0, 3, 1, 4)  # (B, H, T, D)
     scale = (C // n_head) ** -0.5
     q = q[:, :, ::stride] * scale  # (B, H, Q, D)
     # Keys come first in memory, so that the softmax runs down long contiguous rows.
@@ -289,7 +289,7 @@ def block(x, params, name, n_head, stride=1):
 
 
 def transformer(params, config, xs, ys):
-    """Predictions (B, N) at the x positions and their backward: dpredictions -> dict of gradients."""
+    """Predictions (B, N) at the x positions; their backward: dpredictions -> dict of gradients."""
     tokens = interleave(xs, ys)  # (B, T, d)
     B, T, d = tokens.shape
     C = config.n_embd
@@ -365,7 +365,7 @@ def check_prompts(xs, ys, n_dims=None, n_points=None):
 
 
 def predict(params, config, xs, ys):
-    """Predictions (B, N) of f(x_k), each from x_k and the examples before it; ys[:, -1] is not used.
+    """Predictions (B, N) of f(x_k), each from x_k and the examples before it, without ys[:, -1].
 
     xs (B, N, d), ys (B, N), with N up to config.n_points. Raises ValueError as check_prompts does.
     """
@@ -420,7 +420,7 @@ class Adam:
         self.jobs = [(self.adam, names[i::8]) for i in range(8)]  # what may run side by side
 
     def update(self, params, grads):
-        """One step, in place. FloatingPointError, before anything changes, if grads are not finite."""
+        """One step, in place; FloatingPointError, before it, if the gradients are not finite."""
         norm = math.sqrt(sum(float(np.vdot(g, g)) for g in grads.values()))
         if not math.isfinite(norm):
             raise FloatingPointError(f"the gradient's norm is {norm}")

@@ -23,11 +23,12 @@ import tasks
 import train
 from tasks import ConvexCombination, DenseLinear, Mixture, Sinusoid, SparseLinear, sample_prompts
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
+SLOW = bool(os.environ.get("ICL_SLOW"))  # more kills and more damage, in minutes
 LINE, WAVE = DenseLinear(1), Sinusoid()
 CLASSES = [DenseLinear(4), SparseLinear(4, 1), SparseLinear(4, 3), WAVE, Sinusoid(frequency=3.0),
            Mixture((DenseLinear(4), SparseLinear(4, 2))), Mixture((LINE, WAVE), (0.2, 0.8)),
-           Mixture((ConvexCombination(DenseLinear(4), SparseLinear(4, 1), 1.0), SparseLinear(4, 2)))]
+           Mixture((ConvexCombination(DenseLinear(4), SparseLinear(4, 1), 1.0), DenseLinear(4)))]
 
 
 def rng(seed=0):
@@ -86,12 +87,16 @@ def raises(kind, f, *words):
 
 def test_gradient_of_linear():
     r = rng()
-    assert_operation(icl.linear, r.standard_normal((7, 3)), r.standard_normal((3, 4)), r.standard_normal(4))
+    assert_operation(
+    icl.linear, r.standard_normal(
+        (7, 3)), r.standard_normal(
+            (3, 4)), r.standard_normal(4))
 
 
 def test_gradient_of_layernorm():
     r = rng()
-    assert_operation(icl.layernorm, r.standard_normal((5, 6)), r.standard_normal(6), r.standard_normal(6))
+    assert_operation(icl.layernorm, r.standard_normal((5, 6)),
+                     r.standard_normal(6), r.standard_normal(6))
 
 
 def test_layernorm_normalises_each_row():
@@ -189,8 +194,8 @@ def test_any_number_of_threads_gives_the_same_bits():
             params = icl.init_params(config, rng())
             optimizer = icl.Muon(params, 1e-2, 1e-2, clip=1.0)
             r = rng(1)
-            losses = [icl.train_step(params, config, optimizer, *sample_prompts(DenseLinear(3), r, 50, 5))
-                      for _ in range(5)]
+            step = lambda xs, ys: icl.train_step(params, config, optimizer, xs, ys)
+            losses = [step(*sample_prompts(DenseLinear(3), r, 50, 5)) for _ in range(5)]
             results.append((losses, [p.tobytes() for p in params.values()]))
     finally:
         icl.set_threads(os.cpu_count())
@@ -294,10 +299,12 @@ def test_the_same_seed_gives_the_same_prompts_and_another_does_not():
 
 def test_impossible_classes_are_refused_by_name():
     for f, words in [
-            (lambda: DenseLinear(0), ("n_dims", "0")), (lambda: DenseLinear(2.5), ("n_dims", "2.5")),
+            (lambda: DenseLinear(0), ("n_dims", "0")),
+            (lambda: DenseLinear(2.5), ("n_dims", "2.5")),
             (lambda: SparseLinear(5, 0), ("nnz", "1 to 5", "0")),
             (lambda: SparseLinear(5, 6), ("nnz", "1 to 5", "6")),
-            (lambda: Sinusoid(scale=-1.0), ("scale", "-1")), (lambda: Sinusoid(frequency=0.0), ("frequency",)),
+            (lambda: Sinusoid(scale=-1.0), ("scale", "-1")
+             ), (lambda: Sinusoid(frequency=0.0), ("frequency",)),
             (lambda: Mixture(()), ("components",)),
             (lambda: Mixture((LINE, WAVE), (0.5, 0.6)), ("weights", "0.6")),
             (lambda: Mixture((LINE, WAVE), (1.5, -0.5)), ("weights", "-0.5")),
@@ -339,7 +346,8 @@ def test_lasso_meets_its_optimality_conditions():
     for alpha in (0.03, 0.3):
         for k in (1, 3, 6, 12):
             w = lasso_weights(xs, ys, alpha, k)
-            pull = np.einsum("bnd,bn->bd", xs[:, :k], ys[:, :k] - (xs[:, :k] @ w[..., None])[..., 0]) / k
+            pull = np.einsum("bnd,bn->bd", xs[:, :k], ys[:, :k] - \
+                             (xs[:, :k] @ w[..., None])[..., 0]) / k
             zero = np.abs(w) < 1e-9
             assert np.all(np.abs(pull)[zero] <= alpha + 3e-3)  # |X^T e| / n <= alpha
             assert np.allclose(pull[~zero], alpha * np.sign(w[~zero]), atol=3e-3)
@@ -368,7 +376,8 @@ def test_lasso_is_tuned_to_the_best_of_its_alphas():
 def test_bayes_of_the_dense_class_is_least_squares():
     xs, ys = sample_prompts(DenseLinear(4), rng(), 200, 10)
     a, b = baselines.bayes(DenseLinear(4))(xs, ys), baselines.least_squares(xs, ys)
-    agree = np.abs(a - b) < 1e-3  # but for the few X that are nearly singular beside the noise floor
+    # but for the few X that are nearly singular beside the noise floor
+    agree = np.abs(a - b) < 1e-3
     assert agree.mean() > 0.98 and agree[:, 6:].all()
 
 
@@ -386,7 +395,8 @@ def brute_force(hypotheses, xs, ys, noise):
                 K = phi @ phi.T
                 S = K[:k, :k] + noise * np.eye(k)
                 means.append(K[k, :k] @ np.linalg.solve(S, y))
-                scores.append(math.log(prior) - (y @ np.linalg.solve(S, y) + np.linalg.slogdet(S)[1]) / 2)
+                scores.append(math.log(prior) - (y @ np.linalg.solve(S, y) + \
+                              np.linalg.slogdet(S)[1]) / 2)
             weights = np.exp(np.array(scores) - max(scores))
             predictions[b, k] = weights @ means / weights.sum()
     return predictions
@@ -407,7 +417,10 @@ def test_bayes_of_a_mixture_is_brute_force_over_the_union():
     mixture = Mixture((DenseLinear(4), SparseLinear(4, 1)), (0.3, 0.7))
     xs, ys = map(np.float64, sample_prompts(mixture, rng(), 20, 6))
     union = [(0.3, lambda x: x / 2)] + sparse_hypotheses(4, 1, 0.7)
-    assert np.allclose(baselines.bayes(mixture)(xs, ys), brute_force(union, xs, ys, 1e-6), atol=1e-4)
+    assert np.allclose(
+    baselines.bayes(mixture)(
+        xs, ys), brute_force(
+            union, xs, ys, 1e-6), atol=1e-4)
 
 
 def test_bayes_of_a_combination_is_brute_force_over_the_pairs():
@@ -475,9 +488,26 @@ def scratch():
         yield Path(folder)
 
 
+def start(*arguments, save_seconds=30, before="pass"):
+    """train.py in a process of its own, evaluating on few prompts and saving as often as told."""
+    code = (f"import dataclasses, sys, train; train.SAVE_SECONDS = {save_seconds}; "
+            "train.SIZES['tiny'] = dataclasses.replace(train.SIZES['tiny'], prompts=100); "
+            f"{before}; sys.exit(train.run_safely())")
+    return subprocess.Popen([sys.executable, "-u", "-c", code, *map(str, arguments)], cwd=HERE,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
 def command(*arguments, **options):
-    return subprocess.run([sys.executable, str(HERE / "train.py"), *map(str, arguments)],
-                          capture_output=True, text=True, timeout=300, **options)
+    """The same, waited for: (exit status, stdout, stderr)."""
+    process = start(*arguments, **options)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def assert_refused(result, *words):
+    """Exit status 2, and one line on stderr, not a traceback, that holds all the words."""
+    status, _, err = result
+    assert status == 2 and len(err.strip().splitlines()) == 1 and all(w in err for w in words), err
 
 
 def test_a_checkpoint_brings_back_every_bit():
@@ -487,11 +517,19 @@ def test_a_checkpoint_brings_back_every_bit():
     step = lambda p, o, r: icl.train_step(p, config, o, *sample_prompts(DenseLinear(2), r, 8, 4))
     step(params, optimizer, r)
     with scratch() as folder:
-        icl.save_checkpoint(folder / "c.npz", params, config, optimizer, r, note="hello", a=np.arange(3))
+        icl.save_checkpoint(
+    folder / "c.npz",
+    params,
+    config,
+    optimizer,
+    r,
+    note="hello",
+     a=np.arange(3))
         optimizer2, r2 = icl.Muon(params, 1e-2, 1e-2), rng(99)
         params2, config2, extra = icl.load_checkpoint(folder / "c.npz", optimizer2, r2)
         assert [p.name for p in folder.iterdir()] == ["c.npz"]
-    assert config2 == config and extra["note"] == "hello" and np.array_equal(extra["a"], np.arange(3))
+    assert config2 == config and extra["note"] == "hello" and np.array_equal(
+        extra["a"], np.arange(3))
     for _ in range(3):
         assert step(params, optimizer, r) == step(params2, optimizer2, r2)
     assert all(np.array_equal(params[name], params2[name]) for name in params)
@@ -539,75 +577,283 @@ def test_the_command_line_trains_compares_and_shows_an_experiment():
     with scratch() as folder:
         out = folder / "o"
         arguments = ("--tiny", "--experiment", "sparse", "--steps", 3, "--out", out)
-        first = command(*arguments)
-        assert first.returncode == 0, first.stderr
+        status, _, err = command(*arguments)
+        assert status == 0, err
         names = {p.name for p in out.iterdir()}
         assert {"results.csv", "report.html", "sparse-icl-dense.svg", "sparse-nnz.svg"} <= names
-        rows = list(csv.DictReader(open(out / "results.csv")))
-        assert list(rows[0]) == ["experiment", "figure", "predictor", "function_class", "x", "error",
-                                 "standard_error"]
+        rows = list(csv.DictReader((out / "results.csv").read_text().splitlines()))
+        assert ",".join(rows[0]) == ("experiment,figure,predictor,function_class,x,error,"
+                                     "standard_error")
         assert {"dense model", "sparse model", "mixture model", "least squares", "Lasso"} <= {
             r["predictor"] for r in rows}
         for svg in out.glob("*.svg"):
             xml.dom.minidom.parse(str(svg))
         page = (out / "report.html").read_text()
-        assert page.count("<svg") == len(list(out.glob("*.svg"))) and "http://" not in page.replace(
-            "http://www.w3.org/2000/svg", "")
+        assert page.count("<svg") == len(list(out.glob("*.svg")))
+        assert "http" not in page.replace("http://www.w3.org/2000/svg", "")  # self-contained
         before = (out / "results.csv").read_bytes()
-        again = command(*arguments)
-        assert again.returncode == 0 and "to train" not in again.stdout
+        status, shown, _ = command(*arguments)
+        assert status == 0 and "to train" not in shown
         assert (out / "results.csv").read_bytes() == before
 
 
 def test_one_model_alone_is_trained_and_the_rest_is_named():
     with scratch() as folder:
-        done = command("--tiny", "--experiment", "sine", "--only", "linear", "--steps", 2, "--out", folder)
-        assert done.returncode == 0 and "sine/sinusoid, sine/mixture" in done.stdout, done.stderr
+        arguments = ("--tiny", "--experiment", "sine", "--steps", 2, "--out", folder)
+        status, shown, err = command(*arguments, "--only", "linear")
+        assert status == 0 and "sine/sinusoid, sine/mixture" in shown, err
         assert [p.name for p in (folder / "sine").glob("*.npz")] == ["linear.npz"]
-        other = command("--tiny", "--experiment", "sine", "--seed", 1, "--steps", 2, "--out", folder)
-        assert other.returncode == 2 and "seed" in other.stderr and "Traceback" not in other.stderr
+        assert_refused(command(*arguments, "--seed", 1), "seed", "linear.npz")
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on():
+def wait_for(process, words):
+    for line in process.stdout:
+        if words in line:
+            return
+    raise AssertionError(process.stderr.read())
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on_and_a_second_one_does_no_harm():
+    for presses in (1, 3):
+        with scratch() as folder:
+            p = start("--tiny", "--experiment", "sparse", "--only", "dense", "--out", folder)
+            wait_for(p, "over the optimum")
+            for _ in range(presses):
+                p.send_signal(signal.SIGINT)
+                time.sleep(0.01)
+            _, err = p.communicate(timeout=60)
+            assert p.returncode == 130 and "saved" in err, err
+            assert len(err.strip().splitlines()) == 1
+            e = train.make_experiment("sparse", train.SIZES["tiny"])
+            run = train.Run(e, "dense", 0, folder / "sparse" / "dense.npz")
+            run.load()
+            assert run.step > 0
+
+
+def test_killed_at_random_moments_a_run_ends_with_the_bits_of_an_undisturbed_one():
     with scratch() as folder:
-        p = subprocess.Popen([sys.executable, "-u", str(HERE / "train.py"), "--tiny", "--experiment",
-                              "sparse", "--only", "dense", "--out", str(folder)],
-                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        while "step" not in (line := p.stdout.readline()) or "to train" in line or "steps" in line:
-            pass
-        p.send_signal(signal.SIGINT)
-        _, err = p.communicate(timeout=60)
-        assert p.returncode == 130 and "saved" in err and len(err.strip().splitlines()) == 1
-        assert (folder / "sparse" / "dense.npz").exists()
+        steps = 40 if SLOW else 8
+        arguments = ("--tiny", "--experiment", "sparse", "--steps", steps, "--out")
+        calm, storm, r = folder / "calm", folder / "storm", rng()
+        assert command(*arguments, calm)[0] == 0
+        for _ in range(20 if SLOW else 3):
+            p = start(*arguments, storm, save_seconds=0)
+            time.sleep(r.uniform(0.2, 2.5))
+            p.kill()
+            p.communicate()
+        status, _, err = command(*arguments, storm)
+        assert status == 0, err
+        for name in ("results.csv", "sparse/dense.csv", "sparse/sparse.csv", "sparse/mixture.csv"):
+            assert (calm / name).read_bytes() == (storm / name).read_bytes(), name
+        for model in ("dense", "sparse", "mixture"):
+            a, b = (icl.load_checkpoint(d / "sparse" / f"{model}.npz")[0] for d in (calm, storm))
+            assert all(np.array_equal(a[name], b[name]) for name in a)
+
+
+def test_a_second_run_in_the_same_directory_refuses_and_names_the_first():
+    with scratch() as folder:
+        arguments = ("--tiny", "--experiment", "sparse", "--out", folder)
+        first = start(*arguments)
+        try:
+            wait_for(first, "over the optimum")
+            assert_refused(command(*arguments), str(first.pid), str(folder))
+        finally:
+            first.kill()
+            first.communicate()
+        status, _, err = command(*arguments, "--only", "dense", "--steps", 1)
+        assert status == 0, err  # the dead one does not block
+
+
+def test_a_file_in_the_way_and_a_directory_deleted_meanwhile_are_one_clear_line():
+    with scratch() as folder:
+        (folder / "file").write_text("mine")
+        assert_refused(command("--tiny", "--out", folder / "file"), str(folder / "file"))
+        assert (folder / "file").read_text() == "mine"
+        raises(OSError, tiny_run(folder / "gone").save, str(folder / "gone"))
+
+
+def test_a_full_disk_is_one_clear_line_and_leaves_the_last_checkpoint_whole():
+    if os.name == "nt":
+        return  # no way to limit the size of files there
+    with scratch() as folder:
+        arguments = ("--tiny", "--experiment", "sparse", "--only", "dense", "--out", folder)
+        path = folder / "sparse" / "dense.npz"
+        first = start(*arguments, save_seconds=0)
+        wait_for(first, "over the optimum")
+        first.send_signal(signal.SIGINT)
+        first.communicate()
+        before = path.read_bytes()
+        full = command(*arguments, save_seconds=0, before=(
+            "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))"))
+        assert_refused(full, str(path), "large")
+        assert path.read_bytes() == before and not list(folder.rglob("*.tmp"))
+
+
+def damaged(good):
+    """(what is wrong with it, the bytes of a checkpoint damaged so): all must be refused."""
+    arrays = dict(np.load(io.BytesIO(good)))
+    header = str(arrays["header"])
+
+    def packed(**changes):
+        out = io.BytesIO()
+        np.savez(out, **{name: a for name, a in (arrays | changes).items() if a is not None})
+        return out.getvalue()
+
+    some = "params/h.0.mlp.c_fc.weight"
+    yield "empty", b""
+    yield "truncated", good[:len(good) // 2]
+    yield "text", b"not an npz at all"
+    yield "an npy", (lambda out: (np.save(out, np.ones(3)), out.getvalue())[1])(io.BytesIO())
+    yield "a pickle", packed(**{some: np.array([print, {}], object)})
+    yield "newer", packed(header=np.array(header.replace('"format": 1', '"format": 99')))
+    yield "no header", packed(header=None)
+    yield "no json", packed(header=np.array("{"))
+    yield "huge", packed(header=np.array(header.replace('"n_layer": 4', '"n_layer": 1000000000')))
+    yield "negative", packed(header=np.array(header.replace('"n_layer": 4', '"n_layer": -4')))
+    yield "other size", packed(header=np.array(header.replace('"n_embd": 64', '"n_embd": 32')))
+    yield "missing", packed(**{some: None})
+    yield "extra", packed(**{"params/more": np.ones(3, np.float32)})
+    yield "misshapen", packed(**{some: arrays[some].T})
+    yield "float64", packed(**{some: arrays[some].astype(np.float64)})
+    yield "nan", packed(**{some: arrays[some] * np.float32(np.nan)})
+    yield "optimiser", packed(**{"optimizer/m.h.0.mlp.c_fc.weight": np.ones(1, np.float32)})
+    yield "steps", packed(header=np.array(header.replace('"step": 1', '"step": "1"')))
+    yield "rng", packed(header=np.array(header.replace("PCG64", "MT19937")))
+    yield "log", packed(**{"extra/log": np.ones(3)})
+
+
+def test_a_damaged_checkpoint_is_refused_whole_in_one_line_and_the_one_before_is_offered():
+    with scratch() as folder:
+        run = tiny_run(folder)
+        run.one_step()
+        run.save()
+        run.save()
+        good = run.path.read_bytes()
+        for what, content in damaged(good):
+            run.path.write_bytes(content)
+            fresh = tiny_run(folder)
+            before = {name: p.copy() for name, p in fresh.params.items()}
+            raises(ValueError, fresh.load, str(run.path), "mixture.previous.npz")
+            assert fresh.step == 0 and fresh.optimizer.t == 0, what
+            assert all(np.array_equal(before[name], fresh.params[name]) for name in before), what
+            assert run.path.read_bytes() == content, what
+        os.replace(icl.previous(run.path), run.path)
+        fresh.load()
+        assert fresh.step == 1
+
+
+def test_a_checkpoint_with_any_bit_flipped_is_refused_or_holds_the_same_numbers():
+    with scratch() as folder:
+        run = tiny_run(folder)
+        run.save()
+        good, r, refused = bytearray(run.path.read_bytes()), rng(), 0
+        for place in r.integers(len(good), size=400 if SLOW else 60):
+            bad = good.copy()
+            bad[place] ^= 1 << r.integers(8)
+            run.path.write_bytes(bad)
+            try:
+                params, _, _ = icl.load_checkpoint(run.path)
+            except ValueError as e:
+                assert str(run.path) in str(e)
+                refused += 1
+            else:
+                assert all(np.array_equal(params[name], run.params[name]) for name in params)
+        assert refused > 40
+
+
+def test_a_run_killed_between_two_renames_goes_on_from_the_checkpoint_before():
+    with scratch() as folder:
+        run = tiny_run(folder)
+        run.one_step()
+        run.save()
+        os.replace(run.path, icl.previous(run.path))
+        fresh = tiny_run(folder)
+        fresh.load()
+        assert fresh.step == 1
+
+
+def test_training_that_diverges_stops_at_once_and_keeps_its_numbers_finite():
+    with scratch() as folder:
+        run = tiny_run(folder)
+        run.one_step()
+        run.params["h.0.mlp.c_fc.weight"][0, 0] = np.nan
+        before = run.params["h.1.mlp.c_fc.weight"].copy()
+        raises(ValueError, run.one_step, "diverged", "step 2", "seed 0", "learning rate")
+        assert run.step == 1 and run.optimizer.t == 1
+        assert np.array_equal(before, run.params["h.1.mlp.c_fc.weight"])
+
+
+def test_wrong_arrays_are_refused_by_name_shape_and_what_was_wanted():
+    params, config, xs, ys = small_model()
+    predictors = [lambda *p: icl.predict(params, config, *p), baselines.least_squares,
+                  lambda *p: icl.loss_and_grads(params, config, *p),
+                  lambda *p: baselines.lasso(*p, 0.1), baselines.bayes(DenseLinear(3))]
+    nan = ys.copy()
+    nan[0, 0] = np.nan
+    for f in predictors:
+        raises(ValueError, lambda: f(xs[0], ys), "xs", "(B, N", "(5, 3)")
+        raises(ValueError, lambda: f(xs, ys[:, :3]), "ys", "(6, 5)", "(6, 3)")
+        raises(ValueError, lambda: f(xs.astype(int), ys), "xs", "int64")
+        raises(ValueError, lambda: f(xs.tolist(), ys), "xs", "list")
+        raises(ValueError, lambda: f(xs, nan), "ys", "finite", "nan")
+        raises(ValueError, lambda: f(xs[:0], ys[:0]), "xs", "(0, 5, 3)")
+    for f in (predictors[0], predictors[2], predictors[4]):
+        raises(ValueError, lambda: f(xs[:, :, :2], ys), "xs", "3", "(6, 5, 2)")
+    longer = np.tile(xs, (1, 2, 1)), np.tile(ys, (1, 2))
+    raises(ValueError, lambda: predictors[0](*longer), "xs", "5 points", "(6, 10, 3)")
+    raises(ValueError, lambda: baselines.lasso(xs, ys, -1.0), "alpha", "-1")
+    for bad in (dict(n_layer=0), dict(n_head=3), dict(n_embd=2.0)):
+        raises(ValueError, lambda: icl.Config(3, 5, **bad), *bad)
 
 
 def test_bad_command_lines_are_refused_with_status_2_before_anything_is_written():
     bad = [["--steps", "0"], ["--steps", "x"], ["--seed", "-1"], ["--threads", "1.5"], ["--bogus"],
            ["--experiment", "cubic"], ["--only", "nobody"], ["--tiny", "--small"], ["extra"],
-           ["--experiment", "sine", "--only", "dense"], ["--ti"], ["--steps"]]
+           ["--experiment", "sine", "--only", "dense"], ["--ti"], ["--steps"], ["--out", ""]]
+    numbers = ["", "-1", "1.5", "1e3", "nan", "inf", "0x10", "\uff11", "9" * 30, " 1", "1 ", "None"]
+    r = rng()
+    pick = lambda *choices: str(r.choice(choices))
+    for _ in range(200):  # one bad piece among good ones, in any order
+        good = [["--tiny"], ["--experiment", "sine"], ["--only", "mixture"], ["--seed", "3"],
+                ["--threads", "2"], ["--out", "nowhere"]]
+        spoiled = [[[pick("--steps", "--seed", "--threads"), pick(*numbers)]],
+                   [["--experiment", pick("", "sines", "SPARSE", "dense")]],
+                   [["--only", pick("", "dense", "Mixture", "sine/mixture")], good[1]],
+                   [[pick("--Tiny", "-t", "--step", "--small", "--help=1", "x")], good[0]]]
+        spoiled = spoiled[r.integers(4)]
+        names = [piece[0] for piece in spoiled]
+        pieces = [good[i] for i in r.permutation(len(good))[:r.integers(5)]]
+        pieces = [piece for piece in pieces if piece[0] not in names] + spoiled
+        bad.append([word for i in r.permutation(len(pieces)) for word in pieces[i]])
     for arguments in bad:
         err = io.StringIO()
         with contextlib.redirect_stderr(err):
             try:
-                train.parse_arguments(arguments)
+                train.main(arguments)
             except SystemExit as e:
-                assert e.code == 2
+                assert e.code == 2, arguments
             else:
                 raise AssertionError(arguments)
-        assert "train.py" in err.getvalue() or "usage" in err.getvalue()
+        assert "usage:" in err.getvalue() and "error:" in err.getvalue(), arguments
+    assert not Path("nowhere").exists()
 
 
-if __name__ == "__main__":
+def run_all():
     tests = {name: f for name, f in globals().items() if name.startswith("test_")}
     failed = 0
     for name, f in tests.items():
-        start = time.perf_counter()
+        begin = time.perf_counter()
         try:
             f()
         except Exception:
             failed += 1
             traceback.print_exc()
-        print(f"{time.perf_counter() - start:6.2f} s  {name.removeprefix('test_').replace('_', ' ')}",
-              flush=True)
+        spent = time.perf_counter() - begin
+        print(f"{spent:6.2f} s  {name.removeprefix('test_').replace('_', ' ')}", flush=True)
     print(f"{len(tests) - failed} passed, {failed} failed")
-    sys.exit(failed > 0)
+    return failed > 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_all())

@@ -29,7 +29,7 @@ import sys
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -53,15 +53,15 @@ class Size:
     sine_points: int
     sine_steps: int
     batch: int = 64
-    lr: float = 5e-3        # Adam's, for gains, biases, read_in, read_out and positions
-    matrix_lr: float = 0.01   # Muon's, for the matrices in the blocks
+    lr: float = 1e-2         # Adam's, for gains, biases, read_in, read_out and positions
+    matrix_lr: float = 0.015  # Muon's, for the matrices in the blocks
     warmup: int = 100
     prompts: int = 2000     # to evaluate an ICL curve on; half as many at each place of a sweep
 
 
 SIZES = {
-    "tiny": Size(4, 4, 64, n_dims=5, nnz=1, sparse_points=11, sparse_steps=1800,
-                 sine_points=16, sine_steps=1200, prompts=1000),
+    "tiny": Size(4, 4, 64, n_dims=5, nnz=1, sparse_points=11, sparse_steps=1900,
+                 sine_points=16, sine_steps=1600, prompts=1000),
     "small": Size(6, 8, 96, n_dims=8, nnz=2, sparse_points=17, sparse_steps=20_000,
                   sine_points=31, sine_steps=10_000),
     "paper": Size(12, 8, 256, n_dims=20, nnz=2, sparse_points=41, sparse_steps=500_000,
@@ -112,6 +112,9 @@ def random_stream(seed, *purpose):
 
 # -------------------------------------------------------------------------------------- training
 
+SAVE_SECONDS = 30  # between checkpoints
+
+
 class Stopped(Exception):
     """Ctrl-C came, and what was under way has been saved."""
 
@@ -133,8 +136,9 @@ class Run:
         self.rng = random_stream(self.seed, e.name, self.model, "training prompts")
         self.optimizer = icl.Muon(self.params, e.size.lr, e.size.matrix_lr, clip=1.0)
         self.settings = {"experiment": e.name, "model": self.model, "seed": self.seed,
-                         "steps": e.steps, "n_points": e.n_points, "class": str(self.function_class),
-                         **vars(e.size)}
+                         "steps": e.steps, "n_points": e.n_points,
+                         "class": str(self.function_class), **asdict(self.config),
+                         **{k: getattr(e.size, k) for k in ("batch", "lr", "matrix_lr", "warmup")}}
         self.pending = []  # losses since the last row of the log
 
     @property
@@ -184,16 +188,17 @@ class Run:
                 return
             path = older  # the machine died between two renames
         try:
-            settings = icl.load_checkpoint(path)[2]["settings"]
-            for name, value in self.settings.items():
-                if settings[name] != value:
-                    raise ValueError(f"{path} was made with {name} = {settings[name]}, not {value}: "
-                                     "choose another --out, or the same settings")
-            params, _, extra = icl.load_checkpoint(path, self.optimizer, self.rng)
+            extra = icl.load_checkpoint(path)[2]
             step, log, pending = extra["step"], extra["log"], extra["pending"]
+            for name, value in self.settings.items():
+                made = extra["settings"][name]
+                if made != value:
+                    raise ValueError(f"{path} was made with {name} = {made}, not {value}: "
+                                     "choose another --out, or the same settings")
             if not (type(step) is int and 0 <= step <= self.experiment.steps and log.ndim == 2
                     and log.shape[1] == 2 and all(type(loss) is float for loss in pending)):
                 raise ValueError(f"{path} holds no run of {self.experiment.steps} steps")
+            params, _, _ = icl.load_checkpoint(path, self.optimizer, self.rng)
         except (KeyError, TypeError, AttributeError) as e:
             raise ValueError(f"{path} is a checkpoint, but not one of this program's runs") from e
         except ValueError as e:
@@ -220,8 +225,9 @@ def lock(path):
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             file.seek(0)
-            raise ValueError(f"{path.parent} is in use by {file.read() or 'another process'}: let it "
-                             "finish, or choose another --out") from None
+            holder = file.read() or "another process"
+            raise ValueError(f"{path.parent} is in use by {holder}: let it finish, or choose "
+                             "another --out") from None
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()}")
         file.flush()
@@ -246,8 +252,8 @@ def train(run, say):
                 f"{loss - optimum:+.4f} over the optimum  "
                 f"{rate * run.experiment.size.batch:6,.0f} prompts/s  "
                 f"{clock((run.experiment.steps - run.step) / rate)} left", last=run.finished)
-            if now - saved > max(30, 60 * cost) and not run.finished:  # at most 2% of the time
-                run.save()
+            if now - saved > max(SAVE_SECONDS, 60 * cost) and not run.finished:
+                run.save()  # takes less than 2% of the time
                 saved, cost = time.monotonic(), time.monotonic() - now
         run.save()
     finally:
@@ -305,8 +311,9 @@ def run_predictors(predictors, xs, ys):
     """Predictions (B, N) of each predictor. Chunks of prompts run side by side on the cores."""
     chunks = [slice(i, i + 250) for i in range(0, len(xs), 250)]
     with ThreadPoolExecutor(icl.threads()) as pool:
-        jobs = {name: [pool.submit(p, xs[c], ys[c]) for c in chunks] for name, p in predictors.items()}
-        return {name: np.concatenate([job.result() for job in parts]) for name, parts in jobs.items()}
+        jobs = {name: [pool.submit(p, xs[chunk], ys[chunk]) for chunk in chunks]
+                for name, p in predictors.items()}
+        return {name: np.concatenate([job.result() for job in jobs[name]]) for name in jobs}
 
 
 def icl_curve(e, predictors, function_class, seed, name, title, variance=1.0):
@@ -353,9 +360,9 @@ def sweep(e, predictors, classes, x, at, seed, name, title, xlabel, variance=Non
 def evaluate_sparse(e, predictors, seed):
     d, dense, sparse = e.size.n_dims, *e.classes.values()
     yield icl_curve(e, predictors, dense, seed, "icl-dense",
-                    "Dense functions: the mixture model follows the dense one")
+                    "Dense functions: is the mixture model as good as the dense one?")
     yield icl_curve(e, predictors, sparse, seed, "icl-sparse",
-                    "Sparse functions: the mixture model follows the sparse one")
+                    "Sparse functions: is the mixture model as good as the sparse one?")
     at, x = d // 2 + 1, np.arange(1, d + 1)
     figure, predictions = sweep(
         e, predictors | {"least squares": baselines.least_squares},
@@ -376,23 +383,23 @@ def evaluate_sine(e, predictors, seed):
     linear, sinusoid = e.classes.values()
     last = e.n_points - 1
     yield icl_curve(e, predictors, linear, seed, "icl-linear",
-                    "Linear functions: the mixture model finds out and is as good")
+                    "Lines: is the mixture model as good as the linear one?")
     yield icl_curve(e, predictors, sinusoid, seed, "icl-sinusoid",
-                    "Sinusoids: the mixture model finds out and is as good")
+                    "Sinusoids: is the mixture model as good as the sinusoid one?")
     relative = "squared error / Var f"
     combine = lambda w: ConvexCombination(linear, sinusoid, float(w))
     half = icl_curve(e, predictors, combine(0.5), seed, "icl-half",
-                     "Half line, half sinusoid: more examples do not help", variance=0.5)
+                     "Half line, half sinusoid: do more examples help?", variance=0.5)
     half.ylabel = relative
     yield half
     weights = np.linspace(0, 1, 11)
     yield sweep(e, predictors, [combine(w) for w in weights], weights, last, seed, "weights",
-                f"Between the classes the model fails, after {last} examples",
+                f"Between the two classes, after {last} examples",
                 "weight w of w line + (1 - w) sinusoid", weights**2 + (1 - weights) ** 2,
                 ylabel=relative)[0]
     omegas = np.geomspace(0.1, 10, 13)
     yield sweep(e, predictors, [Sinusoid(frequency=float(omega)) for omega in omegas], omegas, last,
-                seed, "frequency", f"Frequencies rare in pretraining fail, after {last} examples",
+                seed, "frequency", f"Common and rare frequencies, after {last} examples",
                 "frequency (radians per unit of x)", log_x=True, backdrop=sinusoid.density(omegas),
                 backdrop_label="density in pretraining")[0]
 
@@ -432,7 +439,8 @@ def results_table(figures):
         for p in f.errors:
             for x, c, mean, se in zip(f.x, f.classes, f.mean(p), f.standard_error(p)):
                 if not math.isnan(mean):
-                    table.writerow([f.experiment, f.name, p, c, f"{x:.6g}", f"{mean:.6g}", f"{se:.3g}"])
+                    numbers = f"{x:.6g}", f"{mean:.6g}", f"{se:.3g}"
+                    table.writerow([f.experiment, f.name, p, c, *numbers])
     return out.getvalue()
 
 
@@ -478,7 +486,7 @@ def finding(claim, parts, too_small=False):
         if (least is not None and low < least) or (most is not None and high > most):
             verdict = "undecided"
     if verdict in ("does not hold", "undecided") and too_small:
-        verdict = f"{verdict}; this size is too small to show it"
+        verdict = f"{verdict}: too small a size to show it"
     bound = lambda least, most: (f" (at least {least:g})" if least is not None else
                                  f" (at most {most:g})" if most is not None else "")
     measured = "; ".join(f"{what} {value:.3g} ± {margin:.2g}{bound(least, most)}"
@@ -496,7 +504,8 @@ def excess(figure):
 
 def ratio(what, figure, a, b, least=None, most=None):
     """Ratio of two predictors' errors, averaged over the places of a figure."""
-    return (what, *ratio_and_margin(figure.errors[a].mean(1), figure.errors[b].mean(1)), least, most)
+    a, b = figure.errors[a].mean(1), figure.errors[b].mean(1)
+    return (what, *ratio_and_margin(a, b), least, most)
 
 
 def findings_on_classes(e, figures, small):
@@ -549,11 +558,12 @@ def findings_sine(e, figures, small):
     w, half, freq = figures["weights"], figures["icl-half"], figures["frequency"]
     model = w.errors["mixture model"]
     at_half = model[:, np.argmin(abs(w.x - 0.5))]
+    times = lambda a, b: ratio_and_margin(a, b, paired=False)
     curve = half.errors["mixture model"]
     yield finding("It does not generalise to combinations of its classes: at weight 0.5 its error "
                   "is 10 times that at either end and hardly falls, though the optimum is near 0",
-                  [("times the sinusoids':", *ratio_and_margin(at_half, model[:, 0], False), 10, None),
-                   ("times the lines':", *ratio_and_margin(at_half, model[:, -1], False), 10, None),
+                  [("times the sinusoids':", *times(at_half, model[:, 0]), 10, None),
+                   ("times the lines':", *times(at_half, model[:, -1]), 10, None),
                    ("error at the last position, over that half-way:",
                     *ratio_and_margin(curve[:, -1], curve[:, e.n_points // 2]), 0.75, None),
                    ("optimum for them:", *mean_and_margin(half.errors[OWN][:, -1]), None, 0.02)],
@@ -562,10 +572,10 @@ def findings_sine(e, figures, small):
     common = int(np.argmax(freq.backdrop))
     yield finding("It fails at frequencies rare in pretraining: error at the tails over that at "
                   f"frequency {freq.x[common]:.2g}, where pretraining was densest",
-                  [(f"at {freq.x[i]:.2g}:", *ratio_and_margin(f[:, i], f[:, common], False), 10, None)
-                   for i in (0, -1)]
-                  + [("optimum at the highest:", *mean_and_margin(freq.errors[OWN][:, -1]), None, 0.02)],
-                  small)
+                  [(f"at {freq.x[0]:.2g}:", *times(f[:, 0], f[:, common]), 10, None),
+                   (f"at {freq.x[-1]:.2g}:", *times(f[:, -1], f[:, common]), 10, None),
+                   ("optimum at the highest:", *mean_and_margin(freq.errors[OWN][:, -1]), None,
+                    0.02)], small)
     for figure, what, i in ((w, "half-and-half functions", np.argmin(abs(w.x - 0.5))),
                             (freq, f"frequency {freq.x[-1]:.2g}", -1)):
         yield finding(f"Would perfect pretraining fail too, on {what}? The pretraining optimum's "
@@ -583,8 +593,8 @@ STYLES = {  # predictor: colour, dashes, width
     "mixture model": ("#d55e00", "", 3), "dense model": ("#0072b2", "", 1.8),
     "linear model": ("#0072b2", "", 1.8), "sparse model": ("#009e73", "", 1.8),
     "sinusoid model": ("#009e73", "", 1.8), "least squares": ("#cc79a7", "8 3", 1.8),
-    "Lasso": ("#e69f00", "2 3", 2.2), MIXED: ("currentColor", "6 4", 1.6), OWN: ("currentColor", "", 1.2),
-    "true function": ("currentColor", "", 1.2)}
+    "Lasso": ("#e69f00", "2 3", 2.2), MIXED: ("currentColor", "6 4", 1.6),
+    OWN: ("currentColor", "", 1.2), "true function": ("currentColor", "", 1.2)}
 SPARE = [("#d55e00", "", 2.4), ("#0072b2", "7 3", 2), ("#009e73", "2 3", 2), ("#cc79a7", "", 1.4),
          ("currentColor", "5 4", 1.4)]
 CSS = """svg{color:#1a1a1a;font:15px system-ui,sans-serif}.paper{fill:#fff}
@@ -601,7 +611,8 @@ def ticks(low, high, log=False):
     raw = (high - low) / 5
     unit = 10.0 ** math.floor(math.log10(raw))
     step = next(s * unit for s in (1, 2, 5, 10) if s * unit >= raw * 0.999)
-    return [step * i for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [step * i for i in range(first, last + 1)]
 
 
 def chart(title, xlabel, ylabel, x, lines, y_range, log_x=False, backdrop=None, backdrop_label="",
@@ -610,9 +621,9 @@ def chart(title, xlabel, ylabel, x, lines, y_range, log_x=False, backdrop=None, 
     position = np.log(x) if log_x else np.asarray(x, float)
     low, high = y_range
     to_x = lambda v: LEFT + (v - position[0]) / (position[-1] - position[0]) * WIDTH
-    to_y = lambda v: TOP + (high - np.clip(v, 2 * low - high, 2 * high - low)) / (high - low) * HEIGHT
+    to_y = lambda v: TOP + HEIGHT * np.clip((high - v) / (high - low), -1, 2)  # far out is cut off
     px = to_x(position)
-    points = lambda xs, ys: " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(xs, ys) if not math.isnan(b))
+    points = lambda xs, ys: " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(xs, ys) if b == b)
     body = []
     for v in ticks(low, high):
         body.append(f'<line class="grid" x1="{LEFT}" x2="{LEFT + WIDTH}" y1="{to_y(v):.1f}" '
@@ -621,7 +632,6 @@ def chart(title, xlabel, ylabel, x, lines, y_range, log_x=False, backdrop=None, 
     for v in ticks(x[0], x[-1], log_x):
         body.append(f'<text x="{to_x(math.log(v) if log_x else v):.1f}" y="{TOP + HEIGHT + 20}" '
                     f'text-anchor="middle">{v:.4g}</text>')
-    entries = [(label, style) for label, _, _, style in lines]
     if backdrop is not None:
         tops = TOP + HEIGHT - backdrop / backdrop.max() * HEIGHT * 0.6
         body.append(f'<polygon class="soft" points="{LEFT},{TOP + HEIGHT} {points(px, tops)} '
@@ -632,32 +642,40 @@ def chart(title, xlabel, ylabel, x, lines, y_range, log_x=False, backdrop=None, 
             around = points(np.concatenate([px[seen], px[seen][::-1]]), np.concatenate(
                 [to_y((y + margin)[seen]), to_y((y - margin)[seen])[::-1]]))
             body.append(f'<polygon points="{around}" fill="{colour}" opacity=".18"/>')
-        body.append(f'<polyline points="{points(px, to_y(y))}" fill="none" stroke-width="{width}" '
-                    f'stroke-dasharray="{dashes}" stroke="{colour}"/>')
+        body.append(f'<polyline points="{points(px, to_y(y))}" fill="none" stroke="{colour}" '
+                    f'stroke-width="{width}" stroke-dasharray="{dashes}"/>')
     for a, b in dots:
         body.append(f'<circle cx="{to_x(a):.1f}" cy="{to_y(b):.1f}" r="4.5" fill="currentColor"/>')
-    legend = []
-    if backdrop is not None:
-        entries.append((backdrop_label, None))
-    for i, (label, style) in enumerate(entries):
-        lx, ly = LEFT - 30 + i % 2 * 280, TOP + HEIGHT + 70 + i // 2 * 22
-        mark = (f'<rect class="soft" x="{lx}" y="{ly - 10}" width="30" height="10"/>' if not style else
-                f'<line x1="{lx}" x2="{lx + 30}" y1="{ly - 5}" y2="{ly - 5}" stroke-width="{style[2]}" '
-                f'stroke-dasharray="{style[1]}" stroke="{style[0]}"/>')
-        legend.append(f'{mark}<text x="{lx + 37}" y="{ly}" font-size="14">{html.escape(label)}</text>')
-    total = TOP + HEIGHT + 70 + (len(entries) + 1) // 2 * 22
-    clip = f"clip{zlib.crc32(title.encode())}"
+    entries = [(label, style) for label, _, _, style in lines]
+    keys, total = legend(entries + [(backdrop_label, None)] * (backdrop is not None))
+    clip, middle = f"clip{zlib.crc32(title.encode())}", TOP + HEIGHT / 2
+    title, xlabel, ylabel = map(html.escape, (title, xlabel, ylabel))
     return f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 620 {total}" role="img">
-<title>{html.escape(title)}</title><style>{CSS}</style>
+<title>{title}</title><style>{CSS}</style>
 <rect class="paper" width="620" height="{total}"/>
 <clipPath id="{clip}"><rect x="0" y="{TOP - 4}" width="620" height="{HEIGHT + 26}"/></clipPath>
-<text x="{LEFT - 30}" y="26" font-size="17" font-weight="600">{html.escape(title)}</text>
+<text x="{LEFT - 30}" y="26" font-size="17" font-weight="600">{title}</text>
 <g clip-path="url(#{clip})">{"".join(body)}</g>
 <rect x="{LEFT}" y="{TOP}" width="{WIDTH}" height="{HEIGHT}" fill="none" class="grid"/>
-<text x="{LEFT + WIDTH / 2}" y="{TOP + HEIGHT + 42}" text-anchor="middle">{html.escape(xlabel)}</text>
-<text transform="translate(16 {TOP + HEIGHT / 2}) rotate(-90)" text-anchor="middle">{html.escape(ylabel)}</text>
-{"".join(legend)}</svg>
+<text x="{LEFT + WIDTH / 2}" y="{TOP + HEIGHT + 42}" text-anchor="middle">{xlabel}</text>
+<text transform="translate(16 {middle}) rotate(-90)" text-anchor="middle">{ylabel}</text>
+{keys}</svg>
 """
+
+
+def legend(entries):
+    """Two columns of (label, style), style None for the backdrop; and the height of it all."""
+    out = []
+    for i, (label, style) in enumerate(entries):
+        x, y = LEFT - 30 + i % 2 * 280, TOP + HEIGHT + 70 + i // 2 * 22
+        if style is None:
+            out.append(f'<rect class="soft" x="{x}" y="{y - 10}" width="30" height="10"/>')
+        else:
+            colour, dashes, width = style
+            out.append(f'<line x1="{x}" x2="{x + 30}" y1="{y - 5}" y2="{y - 5}" stroke="{colour}" '
+                       f'stroke-dasharray="{dashes}" stroke-width="{width}"/>')
+        out.append(f'<text x="{x + 37}" y="{y}" font-size="14">{html.escape(label)}</text>')
+    return "".join(out), TOP + HEIGHT + 70 + (len(entries) + 1) // 2 * 22
 
 
 def draw(figure):
@@ -687,14 +705,16 @@ p,li,pre{{max-width:46rem}}
 .figures{{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,430px),1fr));gap:1rem}}
 .figures svg{{width:100%;border:1px solid #8884;border-radius:6px}}
 pre{{white-space:pre-wrap;font:14px/1.45 ui-monospace,monospace}}
-li{{margin:.6rem 0}} .verdict{{font-weight:600}} .measured{{display:block;font-size:.88em;opacity:.8}}
+li{{margin:.6rem 0}} .verdict{{font-weight:600}}
+.measured{{display:block;font-size:.88em;opacity:.8}}
 @media print{{figure{{break-inside:avoid}}}}
 </style>
 <h1>What a transformer learns in context</h1>
-<p>Each model reads examples (x, f(x)) in a prompt and predicts f at the next x. It was trained on one
-class of functions or on a 50:50 mixture of two. Does it find out from the examples which class f is
-from, and does it generalise outside? Errors are squared, and predicting zero costs 1; bands are 95%
-intervals over prompts. The <em>optimum</em> is the exact posterior mean, the least error possible.</p>
+<p>Each model reads examples (x, f(x)) in a prompt and predicts f at the next x. It was trained on
+one class of functions or on a 50:50 mixture of two. Does it find out from the examples which class
+f is from, and does it generalise outside? Errors are squared, and predicting zero costs 1; bands
+are 95% intervals over prompts. The <em>optimum</em> is the exact posterior mean, the least error
+that is possible.</p>
 {body}
 <h2>Settings</h2><pre>{settings}</pre></html>
 """
@@ -729,7 +749,8 @@ class Progress:
     def __call__(self, text, last=False):
         live = sys.stdout.isatty()
         if last or time.monotonic() - self.shown > (0.2 if live else 10):
-            print(f"\r{text}\x1b[K" if live else text, end="" if live and not last else "\n", flush=True)
+            print(f"\r{text}\x1b[K" if live else text, end="" if live and not last else "\n",
+                  flush=True)
             self.shown = time.monotonic()
 
 
@@ -766,9 +787,15 @@ def parse_arguments(argv):
     def seed(text):
         return 0 if text == "0" else positive(text)
 
+    def directory(text):
+        if not text or "\0" in text:
+            raise argparse.ArgumentTypeError(f"must name a directory, not {text!r}")
+        return Path(text)
+
     parser = argparse.ArgumentParser(
-        description="Train transformers on mixtures of function classes, in NumPy alone, and compare "
-                    "them with the exact optimum. The default size is the paper's.", allow_abbrev=False)
+        description="Train transformers on mixtures of function classes, in NumPy alone, and "
+                    "compare them with the exact optimum. The default size is the paper's.",
+        allow_abbrev=False)
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--tiny", dest="size", action="store_const", const="tiny",
                        help="minutes on a laptop")
@@ -776,18 +803,20 @@ def parse_arguments(argv):
                        help="an evening on a laptop")
     parser.set_defaults(size="paper")
     parser.add_argument("--experiment", choices=EXPERIMENTS, help="one of the two (default: both)")
+    names = "; ".join(f"{', '.join(models)} ({e})" for e, models in EXPERIMENTS.items())
     parser.add_argument("--only", metavar="MODEL", help="train this model alone, to share the work "
-                        "among machines: " + "; ".join(f"{', '.join(m)} ({e})" for e, m in EXPERIMENTS.items()))
+                        f"among machines: {names}")
     parser.add_argument("--steps", type=positive, help="training steps of each model")
     parser.add_argument("--seed", type=seed, default=0, help="of all random numbers (default: 0)")
     parser.add_argument("--threads", type=positive, default=os.cpu_count(),
                         help="default: one a core; the numbers do not depend on it")
-    parser.add_argument("--out", type=Path, help="directory for everything (default: runs/SIZE)")
+    parser.add_argument("--out", type=directory, help="for everything (default: runs/SIZE)")
     a = parser.parse_args(argv)
     a.experiments = [a.experiment] if a.experiment else list(EXPERIMENTS)
     models = [m for e in a.experiments for m in EXPERIMENTS[e]]
     if a.only is not None and a.only not in models:
-        parser.error(f"argument --only: invalid choice: {a.only!r} (choose from {', '.join(models)})")
+        parser.error(f"argument --only: invalid choice: {a.only!r} (choose from "
+                     f"{', '.join(models)})")
     a.out = a.out or Path("runs") / a.size
     return a
 
@@ -837,21 +866,30 @@ def work(a, size, experiments, runs, todo):
     settings = "\n".join(
         [f"python {platform.python_version()}, NumPy {np.__version__}, {platform.machine()}, "
          f"{a.threads} threads; size {a.size}, seed {a.seed}"]
-        + [f"{run.name}: " + ", ".join(f"{k} {v}" for k, v in run.settings.items()) for run in runs])
+        + [f"{run.name}: {', '.join(f'{k} {v}' for k, v in run.settings.items())}" for run in runs])
     write_text(a.out / "report.html", report(a.size, sections, settings))
     for heading, findings, _ in sections:
         print(f"\n{heading}", *findings, sep="\n")
-    print(f"\n{clock(trained - start)} of training, {clock(time.monotonic() - trained)} of evaluation"
-          f"\n{a.out / 'report.html'} shows it all; {a.out / 'results.csv'} holds the numbers")
+    print(f"\n{clock(trained - start)} of training, {clock(time.monotonic() - trained)} of "
+          f"evaluation\n{a.out / 'report.html'} shows it all; {a.out / 'results.csv'} holds the "
+          "numbers")
 
 
-if __name__ == "__main__":
+def run_safely():
+    """main, with errors as one line: the exit status is 0, 2 for an error or 130 for Ctrl-C."""
     try:
         main()
     except (Stopped, KeyboardInterrupt) as e:
-        print(f"\nstopped{' and saved' if isinstance(e, Stopped) else ''}; the same command goes on "
-              "from here", file=sys.stderr)
-        sys.exit(130)
+        if sys.stdout.isatty():
+            print()  # below the live line
+        saved = " and saved" if isinstance(e, Stopped) else ""
+        print(f"stopped{saved}; the same command goes on from here", file=sys.stderr)
+        return 130
     except (ValueError, OSError) as e:
         print(f"train.py: error: {e}", file=sys.stderr)
-        sys.exit(2)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_safely())
