@@ -18,6 +18,7 @@ for _library in ("OPENBLAS_NUM", "MKL_NUM", "OMP_NUM", "BLIS_NUM", "VECLIB_MAXIM
     os.environ[f"{_library}_THREADS"] = "1"
 
 import ctypes
+import io
 import json
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -534,8 +535,10 @@ def save_checkpoint(path, params, config, optimizer=None, rng=None, **extra):
             arrays[f"extra/{name}"] = value
         else:
             header["extra"][name] = value
+    whole = io.BytesIO()  # packed in memory, so that a full disk breaks into nothing but the write
+    np.savez(whole, header=np.array(json.dumps(header)), **arrays)
     with replacing(path, keep=previous(path)) as file:
-        np.savez(file, header=np.array(json.dumps(header)), **arrays)
+        file.write(whole.getbuffer())
 
 
 def previous(path):

@@ -324,11 +324,11 @@ def test_impossible_classes_are_refused_by_name():
 
 def test_least_squares_is_numpys_lstsq_on_every_prefix():
     xs, ys = sample_prompts(DenseLinear(4), rng(), 20, 9)
-    ys = ys + rng(1).standard_normal(ys.shape)  # with noise, so that no w fits
+    xs, ys = xs.astype(float), ys + rng(1).standard_normal(ys.shape)  # with noise: no w fits
     predictions = baselines.least_squares(xs, ys)
     for b in range(20):
         for k in range(1, 9):
-            w = np.linalg.lstsq(np.float64(xs[b, :k]), np.float64(ys[b, :k]), rcond=None)[0]
+            w = np.linalg.lstsq(xs[b, :k], ys[b, :k], rcond=None)[0]
             assert np.isclose(predictions[b, k], xs[b, k] @ w, atol=1e-6)
 
 

@@ -540,7 +540,8 @@ def findings_sparse(e, figures, small):
     middle = (f.x > nnz) & (f.x <= min(7, d - 1)) & (f.x >= min(3, nnz + 1))
     apart = "dense model to sparse model"
     span = lambda p: f.errors[p][:, middle].mean(1)
-    yield finding(f"At {f.x[middle][0]} to {f.x[middle][-1]} non-zeros its predictions match "
+    places = " to ".join(dict.fromkeys(str(k) for k in f.x[middle][[0, -1]]))
+    yield finding(f"At {places} non-zeros its predictions match "
                   "neither specialist's and lie between: squared distance, as a share of theirs",
                   [(f"to the {s} model:", *ratio_and_margin(span(f"mixture model to {s} model"),
                                                             span(apart)), None, 1)
@@ -653,7 +654,7 @@ def chart(title, xlabel, ylabel, x, lines, y_range, log_x=False, backdrop=None, 
     return f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 620 {total}" role="img">
 <title>{title}</title><style>{CSS}</style>
 <rect class="paper" width="620" height="{total}"/>
-<clipPath id="{clip}"><rect x="0" y="{TOP - 4}" width="620" height="{HEIGHT + 26}"/></clipPath>
+<clipPath id="{clip}"><rect x="0" y="{TOP - 10}" width="620" height="{HEIGHT + 32}"/></clipPath>
 <text x="{LEFT - 30}" y="26" font-size="17" font-weight="600">{title}</text>
 <g clip-path="url(#{clip})">{"".join(body)}</g>
 <rect x="{LEFT}" y="{TOP}" width="{WIDTH}" height="{HEIGHT}" fill="none" class="grid"/>
