@@ -94,6 +94,7 @@ class Experiment:
 
 
 def make_experiment(name, size, steps=None):
+    """The experiment "sparse" or "sine" at a size; `steps`, if given, instead of the size's."""
     if name == "sparse":
         classes = {"dense": DenseLinear(size.n_dims), "sparse": SparseLinear(size.n_dims, size.nnz)}
         return Experiment(name, classes, size, size.sparse_points, steps or size.sparse_steps)
@@ -358,6 +359,7 @@ def sweep(e, predictors, classes, x, at, seed, name, title, xlabel, variance=Non
 
 
 def evaluate_sparse(e, predictors, seed):
+    """The figures of the sparse experiment, one by one; predictors: the three models, by name."""
     d, dense, sparse = e.size.n_dims, *e.classes.values()
     yield icl_curve(e, predictors, dense, seed, "icl-dense",
                     "Dense functions: the mixture model beside its specialist")
@@ -380,6 +382,7 @@ def evaluate_sparse(e, predictors, seed):
 
 
 def evaluate_sine(e, predictors, seed):
+    """The figures of the sine experiment, one by one; predictors: the three models, by name."""
     linear, sinusoid = e.classes.values()
     last = e.n_points - 1
     yield icl_curve(e, predictors, linear, seed, "icl-linear",
@@ -527,6 +530,7 @@ def findings_on_classes(e, figures, small):
 
 
 def findings_sparse(e, figures, small):
+    """The paper's claims about dense and sparse functions, on figures by name."""
     yield from findings_on_classes(e, figures, small)
     dense, sparse = figures["icl-dense"], figures["icl-sparse"]
     yield finding("Against the classics, the mixture model is like least squares on dense "
@@ -555,6 +559,7 @@ def findings_sparse(e, figures, small):
 
 
 def findings_sine(e, figures, small):
+    """The paper's claims about lines and sinusoids, and why it fails outside; figures by name."""
     yield from findings_on_classes(e, figures, small)
     w, half, freq = figures["weights"], figures["icl-half"], figures["frequency"]
     model = w.errors["mixture model"]
@@ -737,6 +742,7 @@ def report(size, sections, settings):
 # ------------------------------------------------------------------------------------------ main
 
 def clock(seconds):
+    """Seconds as minutes:seconds or hours:minutes:seconds."""
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
@@ -756,6 +762,7 @@ class Progress:
 
 
 def write_text(path, text):
+    """Write a text file whole or not at all."""
     with icl.replacing(path) as file:
         file.write(text.encode())
 
@@ -780,6 +787,7 @@ def evaluate(e, runs, seed, out, small):
 
 
 def parse_arguments(argv):
+    """The command line, checked; argparse exits with status 2 where it is wrong."""
     def positive(text):
         if not text.isascii() or not text.isdigit() or not 1 <= int(text) < 2**31:
             raise argparse.ArgumentTypeError(f"must be a whole number from 1 up, not {text!r}")
@@ -823,6 +831,7 @@ def parse_arguments(argv):
 
 
 def main(argv=None):
+    """One run: hold the checkpoints' locks, go on from them, train, compare and show."""
     a = parse_arguments(argv)
     icl.set_threads(a.threads)
     size = SIZES[a.size]
