@@ -575,6 +575,22 @@ def test_an_interrupted_and_resumed_training_equals_an_uninterrupted_one_bit_for
         assert files[0] == files[1] and len(files[0].splitlines()) == 13
 
 
+def test_evaluation_does_not_disturb_training_and_every_purpose_has_its_own_stream():
+    with scratch() as folder:
+        calm, disturbed = tiny_run(folder), tiny_run(folder)
+        for _ in range(3):
+            calm.one_step()
+            disturbed.one_step()
+            e = disturbed.experiment
+            xs, ys = sample_prompts(e.mixture, train.random_stream(0, e.name, "prompts"), 20, 8)
+            train.run_predictors({"mixture model": lambda xs, ys: icl.predict(
+                disturbed.params, disturbed.config, xs, ys)}, xs, ys)
+        assert all(np.array_equal(calm.params[name], disturbed.params[name]) for name in calm.params)
+    first = [train.random_stream(*purpose).random(3).tobytes() for purpose in
+             [(0, "a"), (1, "a"), (0, "b"), (0, "a", "b"), (0, "a", "b", 1)]]
+    assert len(set(first)) == 5
+
+
 def test_the_command_line_trains_compares_and_shows_an_experiment():
     with scratch() as folder:
         out = folder / "o"
@@ -672,6 +688,8 @@ def test_a_file_in_the_way_and_a_directory_deleted_meanwhile_are_one_clear_line(
         assert_refused(command("--tiny", "--out", folder / "file"), str(folder / "file"))
         assert (folder / "file").read_text() == "mine"
         raises(OSError, tiny_run(folder / "gone").save, str(folder / "gone"))
+    if Path("/proc/self").exists():  # where not even root may write
+        assert_refused(command("--tiny", "--out", "/proc/icl"), "/proc/icl")
 
 
 def test_a_full_disk_is_one_clear_line_and_leaves_the_last_checkpoint_whole():
