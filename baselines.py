@@ -6,6 +6,8 @@ in float64, whatever comes in; prompts that are none raise ValueError, as icl.ch
 """
 from icl import check_prompts  # before NumPy: it holds the BLAS to one thread
 
+from dataclasses import replace
+
 import numpy as np
 
 from tasks import sample_prompts
@@ -122,10 +124,11 @@ def tune_lasso(function_class, rng, n_points, n_prompts=300,
     return np.array(alphas)[np.argmin(errors, axis=0)]
 
 
-def bayes(function_class):
+def bayes(function_class, noise_times=1.0):
     """The exact posterior mean of a class: no predictor has a lower expected squared error on it.
 
     Returns the predictor; it raises ValueError on prompts of another dimension than the class's.
+    noise_times: what to multiply the hypotheses' noise by, to see that nothing hangs on it.
 
     Given one hypothesis the class is linear in Gaussian weights, so its posterior is Gaussian and
     one example updates it in closed form (recursive least squares, the Kalman filter without
@@ -136,7 +139,7 @@ def bayes(function_class):
 
     Source: Bishop 2006, "Pattern Recognition and Machine Learning", sections 3.3 and 3.4.
     """
-    groups = function_class.hypotheses()
+    groups = [replace(h, noise=h.noise * noise_times) for h in function_class.hypotheses()]
     return lambda xs, ys: _posterior(groups, xs, ys, function_class.n_dims)[0]
 
 

@@ -453,18 +453,21 @@ class Adam:
 class Muon(Adam):
     """Muon for the blocks' matrices, Adam for the rest: momentum replaced by its nearest rotation.
 
-    M = b M + g,  p -= lr sqrt(max(1, rows / columns)) U V^T,  with g + b M = U S V^T.
+    M = b M + g,  R = U V^T where g + b M = U S V^T,  v = c v + (1 - c) mean of R^2 over inputs,
+    p -= lr sqrt(max(1, rows / columns)) N,  N = R / sqrt(v), scaled to the norm of R.
     U V^T comes from five Newton-Schulz steps, matrix products alone: X <- a X + (b A + c A A) X,
-    A = X X^T, which push every singular value to about one.
-    Source: Jordan 2024, https://kellerjordan.github.io/posts/muon/.
+    A = X X^T, which push every singular value to about one. Dividing by sqrt(v) then lets every
+    neuron, a column, take steps of one size.
+    Sources: Jordan 2024, https://kellerjordan.github.io/posts/muon/, and, for N, Li et al. 2025,
+    NorMuon, arXiv 2510.05491, algorithm 1.
     """
-    def __init__(self, params, lr, matrix_lr, momentum=0.9, **adam):
+    def __init__(self, params, lr, matrix_lr, momentum=0.9, decay=0.95, **adam):
         super().__init__(params, lr, **adam)
-        self.matrix_lr, self.momentum = matrix_lr, momentum
+        self.matrix_lr, self.momentum, self.decay = matrix_lr, momentum, decay
         stacks, others = {}, []  # matrices of one shape, four layers at a time; everything else
         for name, p in params.items():
             if name.startswith("h.") and p.ndim == 2:
-                del self.state[f"v.{name}"]
+                self.state[f"v.{name}"] = np.zeros_like(p[:1])
                 stacks.setdefault((p.shape, int(name.split(".")[1]) // 4), []).append(name)
             else:
                 others.append(name)
@@ -485,8 +488,13 @@ class Muon(Adam):
             A = x @ x.swapaxes(1, 2)
             x = 3.4445 * x + (-4.7750 * A + 2.0315 * (A @ A)) @ x
         x = x.swapaxes(1, 2) if rows > columns else x
-        for name, step in zip(names, x):
-            params[name] -= self.matrix_lr * math.sqrt(max(1, rows / columns)) * step
+        for name, r in zip(names, x):
+            v = self.state[f"v.{name}"]  # (1, columns)
+            v += (1 - self.decay) * (np.mean(r * r, axis=0) - v)
+            step = r / np.sqrt(v + 1e-12)
+            step *= self.matrix_lr * math.sqrt(max(1, rows / columns)) * (
+                np.linalg.norm(r) / (np.linalg.norm(step) + 1e-12))
+            params[name] -= step
 
 
 # ------------------------------------------------------------------------------------- checkpoints

@@ -230,8 +230,22 @@ def test_muon_turns_the_gradient_into_a_nearly_orthogonal_step():
         icl.Muon(params, 1.0, 1.0, momentum=0.0).update(params, {"h.0.attn.c_attn.weight": g})
         step = -params["h.0.attn.c_attn.weight"] / math.sqrt(max(1, shape[0] / shape[1]))
         u, s, vt = np.linalg.svd(g, full_matrices=False)
-        assert np.all((0.4 < np.linalg.svd(step)[1]) & (np.linalg.svd(step)[1] < 1.4))
-        assert np.sum(step * (u @ vt)) / np.linalg.norm(step) / np.linalg.norm(u @ vt) > 0.95
+        assert np.all((0.35 < np.linalg.svd(step)[1]) & (np.linalg.svd(step)[1] < 1.5))
+        assert np.sum(step * (u @ vt)) / np.linalg.norm(step) / np.linalg.norm(u @ vt) > 0.9
+
+
+def test_muon_lets_every_neuron_take_steps_of_one_size():
+    name = "h.0.attn.c_attn.weight"
+    params = {name: np.zeros((8, 24), np.float32)}
+    optimizer = icl.Muon(params, 1.0, 1.0)
+    scale = np.where(np.arange(24) < 12, 0.01, 1.0).astype(np.float32)  # half of them hardly move
+    steps = []
+    for i in range(200):
+        before = params[name].copy()
+        optimizer.update(params, {name: rng(i).standard_normal((8, 24)).astype(np.float32) * scale})
+        steps.append(np.linalg.norm(params[name] - before, axis=0))
+    small, large = np.mean(steps[100:], axis=0).reshape(2, 12).mean(1)
+    assert 0.8 * large < small < 1.25 * large  # without it, 0.01 of the others'
 
 
 def test_a_short_training_clearly_beats_predicting_zero():
@@ -560,7 +574,7 @@ def test_an_interrupted_and_resumed_training_equals_an_uninterrupted_one_bit_for
         for d in "ab":
             (folder / d).mkdir()
         whole = tiny_run(folder / "a")
-        train.train(whole, lambda *_, **__: None)
+        train.train(whole, lambda *_: None, lambda: False)
         first = tiny_run(folder / "b")
         for _ in range(5):
             first.one_step()
@@ -568,7 +582,7 @@ def test_an_interrupted_and_resumed_training_equals_an_uninterrupted_one_bit_for
         second = tiny_run(folder / "b")
         second.load()
         assert second.step == 5
-        train.train(second, lambda *_, **__: None)
+        train.train(second, lambda *_: None, lambda: False)
         assert all(np.array_equal(whole.params[name], second.params[name]) for name in whole.params)
         assert np.array_equal(whole.log, second.log)
         files = [(folder / d / "mixture.csv").read_bytes() for d in "ab"]

@@ -22,13 +22,17 @@ import csv
 import html
 import io
 import math
+import multiprocessing
 import os
 import platform
+import queue
+import shlex
 import signal
 import sys
 import time
 import zlib
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -71,9 +75,10 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Experiment:
-    """Two function classes, by the names of the models trained on them, and a size."""
+    """Two function classes by name, what each model is trained on by the model's, and a size."""
     name: str
     classes: dict
+    pretraining: dict
     size: Size
     n_points: int
     steps: int
@@ -83,27 +88,33 @@ class Experiment:
         return Mixture(tuple(self.classes.values()))
 
     @property
-    def pretraining(self):
-        """What each of the three models is trained on."""
-        return self.classes | {"mixture": self.mixture}
-
-    @property
     def config(self):
         return icl.Config(self.mixture.n_dims, self.n_points, self.size.n_layer, self.size.n_head,
                           self.size.n_embd)
 
 
 def make_experiment(name, size, steps=None):
-    """The experiment "sparse" or "sine" at a size; `steps`, if given, instead of the size's."""
+    """An experiment at a size; `steps`, if given, instead of the size's.
+
+    "sparse" and "sine" are the paper's: two specialists and a 50:50 mixture. "shares" asks of the
+    sine classes whether a model selects as Bayes does when one class was rare in pretraining.
+    """
     if name == "sparse":
         classes = {"dense": DenseLinear(size.n_dims), "sparse": SparseLinear(size.n_dims, size.nnz)}
-        return Experiment(name, classes, size, size.sparse_points, steps or size.sparse_steps)
-    classes = {"linear": DenseLinear(1), "sinusoid": Sinusoid()}
-    return Experiment(name, classes, size, size.sine_points, steps or size.sine_steps)
+        shape = size.sparse_points, steps or size.sparse_steps
+    else:
+        classes = {"linear": DenseLinear(1), "sinusoid": Sinusoid()}
+        shape = size.sine_points, steps or size.sine_steps
+    mixture = lambda *weights: Mixture(tuple(classes.values()), weights or None)
+    models = classes | {"mixture": mixture()}
+    if name == "shares":
+        models = {"rare-linear": mixture(0.1, 0.9), "equal": mixture(0.5, 0.5),
+                  "rare-sinusoid": mixture(0.9, 0.1)}
+    return Experiment(name, classes, models, size, *shape)
 
 
 EXPERIMENTS = {name: list(make_experiment(name, SIZES["tiny"]).pretraining)
-               for name in ("sparse", "sine")}
+               for name in ("sparse", "sine", "shares")}
 
 
 def random_stream(seed, *purpose):
@@ -122,12 +133,17 @@ class Stopped(Exception):
 
 @dataclass
 class Run:
-    """One model's training: everything that a checkpoint holds."""
+    """One model's training: everything that a checkpoint holds.
+
+    Once finished, a checkpoint is what is still needed: the parameters, without the optimiser's
+    state and the random generator's.
+    """
     experiment: Experiment
     model: str
     seed: int
     path: Path
     step: int = 0
+    seconds: float = 0.0  # spent on the steps so far
     log: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))  # rows: step, mean loss
 
     def __post_init__(self):
@@ -155,7 +171,7 @@ class Run:
         return self.step == self.experiment.steps
 
     def one_step(self):
-        e, size = self.experiment, self.experiment.size
+        e, size, start = self.experiment, self.experiment.size, time.monotonic()
         warm = min(1, (self.step + 1) / size.warmup)
         schedule = warm * (1 - self.step / e.steps)
         self.optimizer.lr, self.optimizer.matrix_lr = size.lr * schedule, size.matrix_lr * schedule
@@ -167,6 +183,7 @@ class Run:
                              f"{error}; lower the learning rates in SIZES. The last checkpoint, of "
                              "finite numbers, is kept") from error
         self.step += 1
+        self.seconds += time.monotonic() - start
         self.pending.append(loss)
         if self.step % max(1, e.steps // 200) == 0 or self.finished:
             self.log = np.vstack([self.log, [self.step, np.mean(self.pending)]])
@@ -177,9 +194,12 @@ class Run:
         with icl.replacing(self.path.with_suffix(".csv")) as file:
             rows = "".join(f"{int(step)},{loss:.9g}\n" for step, loss in self.log)
             file.write(f"step,loss\n{rows}".encode())
-        icl.save_checkpoint(self.path, self.params, self.config, self.optimizer, self.rng,
-                            step=self.step, log=self.log, pending=self.pending,
+        whole = (None, None) if self.finished else (self.optimizer, self.rng)
+        icl.save_checkpoint(self.path, self.params, self.config, *whole, step=self.step,
+                            log=self.log, pending=self.pending, seconds=self.seconds,
                             settings=self.settings)
+        if self.finished:
+            icl.previous(self.path).unlink(missing_ok=True)
 
     def load(self):
         """Go on from the checkpoint, if there is one; ValueError if it is damaged or another's."""
@@ -190,16 +210,19 @@ class Run:
             path = older  # the machine died between two renames
         try:
             extra = icl.load_checkpoint(path)[2]
-            step, log, pending = extra["step"], extra["log"], extra["pending"]
+            step, log, pending, seconds = (
+                extra[name] for name in ("step", "log", "pending", "seconds"))
             for name, value in self.settings.items():
                 made = extra["settings"][name]
                 if made != value:
                     raise ValueError(f"{path} was made with {name} = {made}, not {value}: "
                                      "choose another --out, or the same settings")
             if not (type(step) is int and 0 <= step <= self.experiment.steps and log.ndim == 2
-                    and log.shape[1] == 2 and all(type(loss) is float for loss in pending)):
+                    and log.shape[1] == 2 and type(seconds) is float
+                    and all(type(loss) is float for loss in pending)):
                 raise ValueError(f"{path} holds no run of {self.experiment.steps} steps")
-            params, _, _ = icl.load_checkpoint(path, self.optimizer, self.rng)
+            whole = () if step == self.experiment.steps else (self.optimizer, self.rng)
+            params, _, _ = icl.load_checkpoint(path, *whole)
         except (KeyError, TypeError, AttributeError) as e:
             raise ValueError(f"{path} is a checkpoint, but not one of this program's runs") from e
         except ValueError as e:
@@ -207,7 +230,8 @@ class Run:
                 raise ValueError(f"{e}; the one before it is kept: to go on from there, "
                                  f"rename {older.name} to {path.name}") from e
             raise
-        self.params, self.step, self.log, self.pending = params, step, log, pending
+        self.params, self.step, self.seconds = params, step, seconds
+        self.log, self.pending = log, pending
 
 
 @contextlib.contextmanager
@@ -235,37 +259,84 @@ def lock(path):
         yield
 
 
-def train(run, say):
-    """Train until done. Saves about every half minute, and on Ctrl-C, then raises Stopped."""
+def train(run, say, stop):
+    """Train until done, or until stop() says to: then Stopped. Saves about every half minute."""
     xs, ys = sample_prompts(run.function_class, random_stream(run.seed, "optimum"), 2000,
                             run.experiment.n_points)
     optimum = np.mean((baselines.bayes(run.function_class)(xs, ys) - ys) ** 2)
-    asked_to_stop = []
-    previous = signal.signal(signal.SIGINT, lambda *_: asked_to_stop.append(True))
-    try:
-        started, first, saved, cost = time.monotonic(), run.step, time.monotonic(), 0.0
-        while not run.finished and not asked_to_stop:
-            run.one_step()
-            now = time.monotonic()
-            rate = (run.step - first) / (now - started)  # steps a second
-            loss = run.log[-5:, 1].mean() if len(run.log) else np.mean(run.pending)
-            say(f"{run.name:15s} step {run.step:6,d}/{run.experiment.steps:,d}  loss {loss:.4f}  "
-                f"{loss - optimum:+.4f} over the optimum  "
-                f"{rate * run.experiment.size.batch:6,.0f} prompts/s  "
-                f"{clock((run.experiment.steps - run.step) / rate)} left", last=run.finished)
-            if now - saved > max(SAVE_SECONDS, 60 * cost) and not run.finished:
-                run.save()  # takes less than 2% of the time
-                saved, cost = time.monotonic(), time.monotonic() - now
-        run.save()
-    finally:
-        signal.signal(signal.SIGINT, previous)
-    if asked_to_stop:
+    started, first, saved, cost = time.monotonic(), run.step, time.monotonic(), 0.0
+    while not run.finished and not stop():
+        run.one_step()
+        now = time.monotonic()
+        rate = (run.step - first) / (now - started)  # steps a second
+        loss = run.log[-5:, 1].mean() if len(run.log) else np.mean(run.pending)
+        say(run.name, f"{run.name:15s} step {run.step:6,d}/{run.experiment.steps:,d}  "
+            f"loss {loss:.4f}  {loss - optimum:+.4f} over the optimum  "
+            f"{rate * run.experiment.size.batch:6,.0f} prompts/s  "
+            f"{clock((run.experiment.steps - run.step) / rate)} left", run.finished)
+        if now - saved > max(SAVE_SECONDS, 60 * cost) and not run.finished:
+            run.save()  # takes less than 2% of the time
+            saved, cost = time.monotonic(), time.monotonic() - now
+    run.save()
+    if not run.finished:
         raise Stopped
 
 
-def estimate_seconds(runs):
-    """The time that the unfinished runs will take, from four measured steps of each."""
-    seconds = 0.0
+def train_all(runs, threads):
+    """Train the runs side by side, each in a process of its own: two models on a core each take
+    three quarters of the time that one after the other takes on both. Ctrl-C saves them all, then
+    raises Stopped.
+    """
+    workers = min(threads, len(runs))
+    spawn = multiprocessing.get_context("spawn")
+    news, stop, say, asked = spawn.Queue(), spawn.Event(), Progress(), []
+    previous = signal.signal(signal.SIGINT, lambda *_: asked.append(True))
+    try:
+        with ProcessPoolExecutor(workers, spawn, _start_worker,
+                                 (threads // workers, SAVE_SECONDS, news, stop)) as pool:
+            jobs = [pool.submit(_train_in_worker, run) for run in runs]
+            while not all(job.done() for job in jobs):
+                if asked or any(job.done() and job.exception() for job in jobs):
+                    stop.set()  # one that fails stops the rest
+                with contextlib.suppress(queue.Empty):
+                    say(*news.get(timeout=0.1))
+            while not news.empty():
+                say(*news.get())
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    failures = [job.exception() for job in jobs if job.exception()]
+    for failure in sorted(failures, key=lambda e: isinstance(e, Stopped)):
+        raise failure
+
+
+def _start_worker(threads, save_seconds, news, stop):
+    global SAVE_SECONDS, _news, _stop
+    SAVE_SECONDS, _news, _stop = save_seconds, news, stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when to stop
+    icl.set_threads(threads)
+
+
+def _train_in_worker(run):
+    parent, shown = multiprocessing.parent_process(), [0.0]
+
+    def say(name, text, last):
+        if last or time.monotonic() - shown[0] > 0.2:
+            _news.put((name, text, last))
+            shown[0] = time.monotonic()
+
+    def stop():
+        if not parent.is_alive():
+            os._exit(1)  # killed: its checkpoints are another's now
+        return _stop.is_set()
+
+    train(run, say, stop)
+
+
+def estimate_seconds(runs, threads):
+    """The time that the unfinished runs will take side by side, from four measured steps of each.
+    """
+    workers, seconds = min(threads, len(runs)), []
+    icl.set_threads(threads // workers)
     for run in runs:
         probe = Run(run.experiment, run.model, run.seed, run.path)
         times = []
@@ -273,8 +344,9 @@ def estimate_seconds(runs):
             start = time.monotonic()
             probe.one_step()
             times.append(time.monotonic() - start)
-        seconds += min(times) * (run.experiment.steps - run.step)  # the first one warms up
-    return seconds
+        seconds.append(min(times) * (run.experiment.steps - run.step))  # the first one warms up
+    icl.set_threads(threads)
+    return max(sum(seconds) / workers, max(seconds))
 
 
 # ------------------------------------------------------------------------------------ evaluation
@@ -297,6 +369,7 @@ class Figure:
     backdrop: np.ndarray | None = None  # (X,), drawn behind the lines, and what it is
     backdrop_label: str = ""
     log_x: bool = False
+    paired: bool = False       # lines come in twos: a solid one and, in its colour, a dashed one
 
     def mean(self, predictor):
         return self.errors[predictor].mean(0)
@@ -379,6 +452,12 @@ def evaluate_sparse(e, predictors, seed):
     distances = {p: (predictions[a] - predictions[b]) ** 2 for p, (a, b) in pairs.items()}
     yield Figure(e.name, "nnz-distance", f"Whose predictions are they? After {at} examples",
                  figure.xlabel, x, figure.classes, distances, ylabel="squared distance")
+    medium = SparseLinear(d, (e.size.nnz + d) // 2)
+    yield noise_floor(e, predictors, [(f"{medium.nnz} of {d} non-zeros", medium, 1.0)], at, seed)
+    yield selection(e, {"mixture model": (predictors["mixture model"], e.mixture)},
+                    {"dense functions": dense, "sparse functions": sparse,
+                     f"{medium.nnz} of {d} non-zeros": medium}, seed, "selection",
+                    "Which class does it believe in?", "sparse")
 
 
 def evaluate_sine(e, predictors, seed):
@@ -405,6 +484,77 @@ def evaluate_sine(e, predictors, seed):
                 seed, "frequency", f"Common and rare frequencies, after {last} examples",
                 "frequency (radians per unit of x)", log_x=True, backdrop=sinusoid.density(omegas),
                 backdrop_label="density in pretraining")[0]
+    fast = Sinusoid(frequency=float(omegas[-1]))
+    yield noise_floor(e, predictors, [("half and half", combine(0.5), 0.5),
+                                      (f"frequency {fast.frequency:g}", fast, 1.0)], last, seed)
+    yield selection(e, {"mixture model": (predictors["mixture model"], e.mixture)},
+                    {"lines": linear, "sinusoids": sinusoid, "half and half": combine(0.5)}, seed,
+                    "selection", "Which class does it believe in?", "sinusoid")
+
+
+def noise_floor(e, predictors, cases, at, seed):
+    """Would perfect pretraining fail there too? The pretraining optimum beside the model.
+
+    cases: (name, function class, variance) each. The exact posterior assumes a little noise, its
+    floor; the optimum is shown for a hundredth of it to a hundred times as much.
+    """
+    times = np.array([0.01, 0.1, 1.0, 10.0, 100.0])
+    errors = {}
+    for name, c, variance in cases:
+        xs, ys = sample_prompts(c, random_stream(seed, e.name, "noise floor", name),
+                                e.size.prompts // 2, at + 1)
+        everyone = {float(t): baselines.bayes(e.mixture, t) for t in times}
+        everyone |= {"mixture model": predictors["mixture model"], OWN: baselines.bayes(c)}
+        error = {p: (predictions[:, at] - ys[:, at]) ** 2 / variance
+                 for p, predictions in run_predictors(everyone, xs, ys).items()}
+        errors[f"mixture model, {name}"] = np.tile(error["mixture model"][:, None], len(times))
+        errors[f"{MIXED}, {name}"] = np.stack([error[t] for t in times], 1)
+        errors[f"{OWN}, {name}"] = np.tile(error[OWN][:, None], len(times))
+    return Figure(e.name, "noise-floor", f"Whose failure is it? After {at} examples",
+                  "noise that the exact posterior assumes, times its own", times, [""] * len(times),
+                  errors, ylabel="squared error / Var f", log_x=True)
+
+
+def selection(e, models, classes, seed, name, title, second):
+    """The weight that models put on the second class, by number of examples, beside Bayes'.
+
+    models: name -> (predictor, the mixture it was trained on). With a and b the optimal predictions
+    for the two classes and m the model's, that weight is the w that best mixes them into m:
+
+        minimise E (m - (1 - w) a - w b)^2:   w = E (m - a)(b - a) / E (b - a)^2  over prompts.
+
+    An optimum of the mixture has m = (1 - p) a + p b, p the exact posterior probability of the
+    second class, so its own w is the mean of p, weighted in the same way by (b - a)^2. Where the
+    two optima agree there is nothing to choose and no weight.
+    """
+    values = {}
+    for label, c in classes.items():
+        xs, ys = sample_prompts(c, random_stream(seed, e.name, name, label), e.size.prompts,
+                                e.n_points)
+        a, b = (baselines.bayes(part) for part in e.classes.values())
+        out = run_predictors({"a": a, "b": b} | {m: f for m, (f, _) in models.items()}, xs, ys)
+        step = (out["b"] - out["a"])[:, 1:]  # (B, N - 1): from no example nothing can be told
+        power = np.where((step**2).mean(0) > 0.01, (step**2).mean(0), np.nan)
+        for m, (_, mixture) in models.items():
+            posterior = baselines.class_probabilities(mixture)
+            p = run_predictors({"p": posterior}, xs, ys)["p"][:, 1:, 1]
+            share = (out[m] - out["a"])[:, 1:] * step
+            for who, num in ((m, share), (m.replace("model", "Bayes"), p * step**2)):
+                w = num.mean(0) / power
+                # a ratio of means, as the mean of what each prompt adds to it to first order
+                values[f"{who}, {label}"] = w + (num - w * step**2) / power
+    return Figure(e.name, name, title, "examples in the prompt", np.arange(1, e.n_points),
+                  [""] * (e.n_points - 1), values, ylabel=f"weight on the {second} class",
+                  paired=True)
+
+
+def evaluate_shares(e, predictors, seed):
+    """Does a model select as Bayes does when one class was rare in pretraining?"""
+    models = {m: (f, e.pretraining[m.removesuffix(" model")]) for m, f in predictors.items()}
+    for label, c in e.classes.items():
+        yield selection(e, models, {f"{label} functions": c}, seed, f"selection-{label}",
+                        f"{label.capitalize()} functions: the share of a class in pretraining "
+                        "is its prior", "sinusoid")
 
 
 def predicted_functions(e, predictors, seed, n_examples=10):
@@ -556,6 +706,9 @@ def findings_sparse(e, figures, small):
                   "over the optimum for these functions",
                   [(f"at {k} non-zeros:", *mean_and_margin(over[:, n.x == k].mean(1)), 0.02, None)
                    for k in n.x[middle] if not np.isnan(over[:, n.x == k]).any()], small)
+    name = next(iter(figures["noise-floor"].errors)).removeprefix("mixture model, ")
+    yield from findings_on_failure(figures, {name: (0.5, None)})
+    yield findings_on_selection(e, figures["selection"])
 
 
 def findings_sine(e, figures, small):
@@ -582,14 +735,42 @@ def findings_sine(e, figures, small):
                    (f"at {freq.x[-1]:.2g}:", *times(f[:, -1], f[:, common]), 10, None),
                    ("optimum at the highest:", *mean_and_margin(freq.errors[OWN][:, -1]), None,
                     0.02)], small)
-    for figure, what, i in ((w, "half-and-half functions", np.argmin(abs(w.x - 0.5))),
-                            (freq, f"frequency {freq.x[-1]:.2g}", -1)):
-        yield finding(f"Would perfect pretraining fail too, on {what}? The pretraining optimum's "
-                      "error there, beside the model's",
-                      [("optimum of the pretraining mixture:",
-                        *mean_and_margin(figure.errors[MIXED][:, i]), None, None),
-                       ("mixture model:", *mean_and_margin(figure.errors["mixture model"][:, i]),
-                        None, None)])
+    yield from findings_on_failure(figures, {"half and half": (0.5, None),
+                                             f"frequency {freq.x[-1]:.2g}": (None, 0.1)})
+    yield findings_on_selection(e, figures["selection"])
+
+
+def findings_shares(e, figures, small):
+    """Whether the prior that a mixture model acts on is the share of the class in pretraining."""
+    for figure in figures.values():
+        yield findings_on_selection(e, figure)
+
+
+def findings_on_failure(figures, cases):
+    """Of the model's error over the optimum, how much perfect pretraining would not mend."""
+    f = figures["noise-floor"]
+    for name, (least, most) in cases.items():
+        model, perfect, own = (f.errors[f"{p}, {name}"] for p in ("mixture model", MIXED, OWN))
+        parts = [(f"noise x {times:g}:",
+                  *ratio_and_margin((perfect - own)[:, i], (model - own)[:, i]), least, most)
+                 for i, times in enumerate(f.x)]
+        claim = ("a perfect learner of that mixture would fail as well: the pretraining optimum's "
+                 "error" if least else "a perfect learner of that mixture would not fail: the "
+                 "pretraining optimum's error")
+        yield finding(f"On {name} {claim} over the optimum, as a share of the model's, whatever "
+                      "noise the posterior assumes", parts)
+
+
+def findings_on_selection(e, figure):
+    """How far the model's weights are from the exact posterior's, at their farthest."""
+    parts, lines = [], list(figure.errors.items())
+    for (name, model), (_, exact) in zip(lines[::2], lines[1::2]):
+        value, margin = mean_and_margin(model - exact)
+        worst = np.nanargmax(abs(value))
+        parts.append((f"{name}, farthest at {figure.x[worst]} examples:", abs(value[worst]),
+                      margin[worst], None, 0.1))
+    return finding(f"It selects as Bayes does: the {figure.ylabel} is the exact posterior's to "
+                   "within 0.1 at every number of examples", parts)
 
 
 # --------------------------------------------------------------------------------------- figures
@@ -602,7 +783,9 @@ STYLES = {  # predictor: colour, dashes, width
     "Lasso": ("#e69f00", "2 3", 2.2), MIXED: ("currentColor", "6 4", 1.6),
     OWN: ("currentColor", "", 1.2), "true function": ("currentColor", "", 1.2)}
 SPARE = [("#d55e00", "", 2.4), ("#0072b2", "7 3", 2), ("#009e73", "2 3", 2), ("#cc79a7", "", 1.4),
-         ("currentColor", "5 4", 1.4)]
+         ("currentColor", "5 4", 1.4), ("#e69f00", "9 3", 2)]
+PAIRED = [(colour, *line) for colour in ("#0072b2", "#009e73", "#d55e00")
+          for line in (("", 2.6), ("6 4", 1.8))]
 CSS = """svg{color:#1a1a1a;font:15px system-ui,sans-serif}.paper{fill:#fff}
 @media(prefers-color-scheme:dark){svg{color:#eee}.paper{fill:#16181c}}
 text{fill:currentColor}.grid{stroke:#888;stroke-opacity:.3}.soft{fill:#888;fill-opacity:.3}"""
@@ -686,7 +869,7 @@ def legend(entries):
 
 def draw(figure):
     """A Figure as an SVG document, with 95% intervals over prompts as bands."""
-    spare = iter(SPARE)
+    spare = iter(PAIRED if figure.paired else SPARE)
     lines = [(p, figure.mean(p), 1.96 * figure.standard_error(p), STYLES.get(p) or next(spare))
              for p in figure.errors]
     highest = np.nanmax([np.nanmax(y) for _, y, _, _ in lines])
@@ -749,16 +932,20 @@ def clock(seconds):
 
 
 class Progress:
-    """A line that renews itself on a terminal; elsewhere, a plain line every ten seconds."""
+    """A line for each name that renews itself on a terminal; elsewhere, one every ten seconds."""
     def __init__(self):
-        self.shown = 0.0
+        self.shown, self.lines = {}, {}
 
-    def __call__(self, text, last=False):
-        live = sys.stdout.isatty()
-        if last or time.monotonic() - self.shown > (0.2 if live else 10):
-            print(f"\r{text}\x1b[K" if live else text, end="" if live and not last else "\n",
-                  flush=True)
-            self.shown = time.monotonic()
+    def __call__(self, name, text, last=False):
+        if sys.stdout.isatty():
+            up = f"\x1b[{len(self.lines)}A" if self.lines else ""
+            self.lines[name] = text
+            first = [self.lines.pop(name)] if last else []  # it stays, above those still renewed
+            print(up + "".join(f"\r{line}\x1b[K\n" for line in first + [*self.lines.values()]),
+                  end="", flush=True)
+        elif last or time.monotonic() - self.shown.get(name, 0) > 10:
+            print(text, flush=True)
+            self.shown[name] = time.monotonic()
 
 
 def write_text(path, text):
@@ -771,13 +958,14 @@ def evaluate(e, runs, seed, out, small):
     """Figures, drawings and findings of one experiment whose three models are trained."""
     predictors = {f"{run.model} model": lambda xs, ys, run=run: icl.predict(
         run.params, run.config, xs, ys) for run in runs}
-    say, figures, svgs = Progress(), {}, {}
-    produce, find = ((evaluate_sparse, findings_sparse) if e.name == "sparse" else
-                     (evaluate_sine, findings_sine))
+    figures, svgs = {}, {}
+    produce, find = {"sparse": (evaluate_sparse, findings_sparse),
+                     "sine": (evaluate_sine, findings_sine),
+                     "shares": (evaluate_shares, findings_shares)}[e.name]
     for figure in produce(e, predictors, seed):
         figures[figure.name] = figure
         svgs[figure.name] = draw(figure)
-        say(f"{e.name}: evaluated {figure.name}", last=True)
+        print(f"{e.name}: evaluated {figure.name}", flush=True)
     if e.name == "sine":
         for i, drawing in enumerate(predicted_functions(e, predictors, seed), 1):
             svgs[f"functions-{i}"] = draw_functions(*drawing)
@@ -811,7 +999,8 @@ def parse_arguments(argv):
     which.add_argument("--small", dest="size", action="store_const", const="small",
                        help="an evening on a laptop")
     parser.set_defaults(size="paper")
-    parser.add_argument("--experiment", choices=EXPERIMENTS, help="one of the two (default: both)")
+    parser.add_argument("--experiment", choices=EXPERIMENTS,
+                        help="one of them (default: sparse and sine)")
     names = "; ".join(f"{', '.join(models)} ({e})" for e, models in EXPERIMENTS.items())
     parser.add_argument("--only", metavar="MODEL", help="train this model alone, to share the work "
                         f"among machines: {names}")
@@ -821,7 +1010,7 @@ def parse_arguments(argv):
                         help="default: one a core; the numbers do not depend on it")
     parser.add_argument("--out", type=directory, help="for everything (default: runs/SIZE)")
     a = parser.parse_args(argv)
-    a.experiments = [a.experiment] if a.experiment else list(EXPERIMENTS)
+    a.experiments = [a.experiment] if a.experiment else ["sparse", "sine"]
     models = [m for e in a.experiments for m in EXPERIMENTS[e]]
     if a.only is not None and a.only not in models:
         parser.error(f"argument --only: invalid choice: {a.only!r} (choose from "
@@ -855,12 +1044,13 @@ def work(a, size, experiments, runs, todo):
         print(f"{e.name}: {', '.join(f'{m} ({c})' for m, c in e.classes.items())}, mixture; "
               f"{size.n_layer} layers, {size.n_embd} channels, {parameters:,d} parameters each, "
               f"{e.n_points} points, {e.steps:,d} steps of {size.batch} prompts")
+    start = time.monotonic()
     if todo:
         print(f"to train: {', '.join(run.name for run in todo)}; about "
-              f"{clock(estimate_seconds(todo))} of training", flush=True)
-    start = time.monotonic()
-    for run in todo:
-        train(run, Progress())
+              f"{clock(estimate_seconds(todo, a.threads))} of training", flush=True)
+        train_all(todo, a.threads)
+        for run in todo:
+            run.load()
     trained = time.monotonic()
     waiting = [run.name for run in runs if not run.finished]
     if waiting:
@@ -874,15 +1064,20 @@ def work(a, size, experiments, runs, todo):
         sections.append((f"Experiment {e.name}", findings, svgs))
     write_text(a.out / "results.csv", results_table(figures))
     settings = "\n".join(
-        [f"python {platform.python_version()}, NumPy {np.__version__}, {platform.machine()}, "
-         f"{a.threads} threads; size {a.size}, seed {a.seed}"]
-        + [f"{run.name}: {', '.join(f'{k} {v}' for k, v in run.settings.items())}" for run in runs])
+        [f"python {shlex.join(sys.argv)}",
+         f"Python {platform.python_version()}, NumPy {np.__version__}, {platform.system()} "
+         f"{platform.machine()}, {os.cpu_count()} cores, {a.threads} threads"]
+        + [f"{run.name}: {clock(run.seconds)} of training, "
+           f"{', '.join(f'{k} {v}' for k, v in run.settings.items())}" for run in runs])
     write_text(a.out / "report.html", report(a.size, sections, settings))
-    for heading, findings, _ in sections:
-        print(f"\n{heading}", *findings, sep="\n")
-    print(f"\n{clock(trained - start)} of training, {clock(time.monotonic() - trained)} of "
-          f"evaluation\n{a.out / 'report.html'} shows it all; {a.out / 'results.csv'} holds the "
-          "numbers")
+    text = "\n".join("\n".join([f"\n{heading}", *map(str, findings)])
+                     for heading, findings, _ in sections)
+    print(text)
+    times = (f"{clock(trained - start)} of training, {clock(time.monotonic() - trained)} of "
+             "evaluation")
+    write_text(a.out / "run.txt", f"{settings}\n{text}\n\n{times}\n")
+    print(f"\n{times}\n{a.out / 'report.html'} shows it all; {a.out / 'results.csv'} holds the "
+          f"numbers, {a.out / 'run.txt'} the findings")
 
 
 def run_safely():
@@ -890,13 +1085,15 @@ def run_safely():
     try:
         main()
     except (Stopped, KeyboardInterrupt) as e:
-        if sys.stdout.isatty():
-            print()  # below the live line
         saved = " and saved" if isinstance(e, Stopped) else ""
         print(f"stopped{saved}; the same command goes on from here", file=sys.stderr)
         return 130
     except (ValueError, OSError) as e:
         print(f"train.py: error: {e}", file=sys.stderr)
+        return 2
+    except BrokenProcessPool:
+        print("train.py: error: a training process died, perhaps for want of memory; the same "
+              "command goes on from its last checkpoint", file=sys.stderr)
         return 2
     return 0
 
