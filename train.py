@@ -57,7 +57,7 @@ class Size:
     sine_points: int
     sine_steps: int
     batch: int = 64
-    lr: float = 1e-2         # Adam's, for gains, biases, read_in, read_out and positions
+    lr: float = 3e-3          # Adam's, for gains, biases, read_in, read_out and positions
     matrix_lr: float = 0.02   # Muon's, for the matrices in the blocks
     warmup: int = 100
     prompts: int = 2000     # to evaluate an ICL curve on; half as many at each place of a sweep
@@ -66,8 +66,8 @@ class Size:
 SIZES = {
     "tiny": Size(4, 4, 64, n_dims=3, nnz=1, sparse_points=8, sparse_steps=3200,
                  sine_points=16, sine_steps=1500),
-    "small": Size(6, 8, 96, n_dims=8, nnz=2, sparse_points=17, sparse_steps=20_000,
-                  sine_points=31, sine_steps=10_000),
+    "small": Size(8, 4, 64, n_dims=8, nnz=2, sparse_points=17, sparse_steps=20_000,
+                  sine_points=21, sine_steps=7000, matrix_lr=0.015),
     "paper": Size(12, 8, 256, n_dims=20, nnz=2, sparse_points=41, sparse_steps=500_000,
                   sine_points=41, sine_steps=500_000),
 }
