@@ -335,6 +335,7 @@ _pool = ThreadPoolExecutor(_threads)
 def set_threads(n):
     """Use n threads from now on. The numbers are the same, bit for bit, for every n."""
     global _threads, _pool
+    _pool.shutdown(wait=False)
     _threads, _pool = n, ThreadPoolExecutor(n)
 
 

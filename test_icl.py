@@ -486,6 +486,17 @@ def test_class_probabilities_start_at_the_weights_and_find_the_class():
         assert p[:, -1, i].mean() > 0.999
 
 
+def test_the_assumed_noise_can_be_scaled_and_makes_dense_bayes_a_ridge_regression():
+    xs, ys = sample_prompts(DenseLinear(4), rng(), 20, 7)
+    ys = ys + rng(1).standard_normal(ys.shape).astype(np.float32) / 2
+    predictions = baselines.bayes(DenseLinear(4), noise_times=1e5)(xs, ys)  # 1e-6 becomes 0.1
+    for k in range(1, 7):
+        X, y = xs[:, :k].astype(float), ys[:, :k].astype(float)
+        ridge = np.linalg.solve(X.swapaxes(1, 2) @ X + 0.4 * np.eye(4), X.swapaxes(1, 2)
+                                @ y[..., None])  # 0.1 over the prior variance 1/4
+        assert np.allclose(predictions[:, k], (xs[:, k, None] @ ridge)[:, 0, 0], atol=1e-6)
+
+
 def test_every_baseline_is_causal():
     xs, ys = sample_prompts(DenseLinear(4), rng(), 5, 7)
     x2, y2 = xs.copy(), ys.copy()
@@ -496,6 +507,46 @@ def test_every_baseline_is_causal():
         assert np.allclose(p(xs, ys)[:, :4], p(x2, y2)[:, :4])
 
 
+# ------------------------------------------------------------------------- what a finding is made of
+
+def test_the_weight_of_a_perfect_learner_is_the_posterior_and_of_a_specialist_0_or_1():
+    e = train.make_experiment("sparse", train.SIZES["tiny"])
+    models = {"perfect model": baselines.bayes(e.mixture),
+              "dense model": baselines.bayes(e.classes["dense"]),
+              "sparse model": baselines.bayes(e.classes["sparse"])}
+    figure = train.selection(e, {m: (f, e.mixture) for m, f in models.items()},
+                             {"here": e.classes["dense"]}, 0, "selection", "", "sparse")
+    weight = {p: figure.mean(p) for p in figure.errors}
+    assert np.allclose(weight["perfect model, here"], weight["perfect posterior, here"])
+    assert np.allclose(weight["dense model, here"], 0) and np.allclose(
+        weight["sparse model, here"], 1)
+    assert weight["perfect model, here"][0] > 0.2 and weight["perfect model, here"][-1] < 1e-3
+
+
+def test_the_margin_of_a_ratio_covers_what_fresh_samples_show():
+    r = rng()
+    draw = lambda: (lambda z: (2 * z + r.exponential(1, 400), z + r.exponential(1, 400)))(
+        r.exponential(1, 400))
+    for paired in (True, False):
+        if not paired:
+            pair, draw = draw, lambda: (pair()[0], pair()[1])
+        ratios = [train.ratio_and_margin(*draw(), paired) for _ in range(400)]
+        values, margins = np.transpose(ratios)
+        assert 0.9 < np.mean(abs(values - 1.5) < margins) < 0.98
+        assert abs(1.96 * values.std() / margins.mean() - 1) < 0.15
+
+
+def test_a_finding_holds_only_where_its_whole_interval_is_within_the_bound():
+    verdict = lambda *part, **more: train.finding("", [("", *part)], **more).verdict
+    assert verdict(1.0, 0.1, None, 1.2) == verdict(1.0, 0.1, 0.8, None) == "holds"
+    assert verdict(1.0, 0.1, None, 1.05) == verdict(1.0, 0.1, 0.95, None) == "undecided"
+    assert verdict(1.0, 0.1, None, 0.8) == verdict(1.0, 0.1, 1.2, None) == "does not hold"
+    assert verdict(1.0, 0.1, None, None) == "measured"
+    assert verdict(1.0, 0.1, None, 0.8, too_small=True).startswith("does not hold: too small")
+    assert train.finding("", [("", 1, 0.1, None, 2), ("", 1, 0.1, 2, None)]).verdict == (
+        "does not hold")
+
+
 # -------------------------------------------------------------------------------------- the runs
 
 @contextlib.contextmanager
@@ -504,13 +555,14 @@ def scratch():
         yield Path(folder)
 
 
-def start(*arguments, save_seconds=30, before="pass"):
+def start(*arguments, save_seconds=30, before="pass", group=False):
     """train.py in a process of its own, evaluating on few prompts and saving as often as told."""
     code = (f"import dataclasses, sys, train; train.SAVE_SECONDS = {save_seconds}; "
             "train.SIZES['tiny'] = dataclasses.replace(train.SIZES['tiny'], prompts=100); "
             f"{before}; sys.exit(train.run_safely())")
     return subprocess.Popen([sys.executable, "-u", "-c", code, *map(str, arguments)], cwd=HERE,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                            start_new_session=group)
 
 
 def command(*arguments, **options):
@@ -649,8 +701,9 @@ def wait_for(process, words):
 def test_ctrl_c_saves_and_says_how_to_go_on_and_a_second_one_does_no_harm():
     for presses in (1, 3):
         with scratch() as folder:
-            p = start("--tiny", "--experiment", "sparse", "--only", "dense", "--out", folder)
-            wait_for(p, "over the optimum")
+            p = start("--tiny", "--experiment", "sparse", "--threads", 2, "--out", folder)
+            wait_for(p, "sparse/dense")
+            wait_for(p, "sparse/sparse")  # two are under way, side by side
             for _ in range(presses):
                 p.send_signal(signal.SIGINT)
                 time.sleep(0.01)
@@ -658,9 +711,56 @@ def test_ctrl_c_saves_and_says_how_to_go_on_and_a_second_one_does_no_harm():
             assert p.returncode == 130 and "saved" in err, err
             assert len(err.strip().splitlines()) == 1
             e = train.make_experiment("sparse", train.SIZES["tiny"])
-            run = train.Run(e, "dense", 0, folder / "sparse" / "dense.npz")
-            run.load()
-            assert run.step > 0
+            for model in ("dense", "sparse"):
+                run = train.Run(e, model, 0, folder / "sparse" / f"{model}.npz")
+                run.load()
+                assert run.step > 0
+
+
+def test_when_a_run_is_killed_or_one_model_fails_no_training_goes_on():
+    if os.name == "nt":
+        return  # no process groups there
+    with scratch() as folder:
+        p = start("--tiny", "--experiment", "sparse", "--threads", 2, "--out", folder, group=True)
+        wait_for(p, "sparse/dense")
+        p.kill()
+        p.communicate()  # its pipes close once its last child is gone
+        with contextlib.suppress(ProcessLookupError):
+            for _ in range(50):
+                os.killpg(p.pid, 0)
+                time.sleep(0.1)
+            raise AssertionError("a process of the killed run is still there")
+    with scratch() as folder:
+        (folder / "sparse" / "dense.csv").mkdir(parents=True)  # in the way of the first save
+        assert_refused(command("--tiny", "--experiment", "sparse", "--threads", 2, "--out", folder,
+                               save_seconds=1), "dense.csv")
+
+
+def test_a_finished_run_keeps_its_parameters_alone_and_still_counts_as_finished():
+    with scratch() as folder:
+        run = tiny_run(folder, steps=2)
+        run.one_step()
+        run.save()
+        assert any(name.startswith("optimizer/") for name in np.load(run.path).files)
+        run.one_step()
+        run.save()
+        kept = {name.split("/")[0] for name in np.load(run.path).files}
+        assert kept == {"header", "params", "extra"}
+        assert [p.name for p in folder.glob("*.npz")] == ["mixture.npz"]
+        again = tiny_run(folder, steps=2)
+        again.load()
+        assert again.finished and again.seconds == run.seconds > 0
+        assert all(np.array_equal(again.params[name], run.params[name]) for name in run.params)
+
+
+def test_the_committed_models_are_whole_and_finished():
+    for size in ("tiny", "small"):
+        for name in ("sparse", "sine"):
+            e = train.make_experiment(name, train.SIZES[size])
+            for path in (HERE / "results" / size / name).glob("*.npz"):
+                run = train.Run(e, path.stem, 0, path)
+                run.load()
+                assert run.finished, path
 
 
 def test_killed_at_random_moments_a_run_ends_with_the_bits_of_an_undisturbed_one():

@@ -64,8 +64,8 @@ class Size:
 
 
 SIZES = {
-    "tiny": Size(4, 4, 64, n_dims=3, nnz=1, sparse_points=8, sparse_steps=3200,
-                 sine_points=16, sine_steps=1500),
+    "tiny": Size(6, 4, 48, n_dims=3, nnz=1, sparse_points=8, sparse_steps=3000,
+                 sine_points=16, sine_steps=2400),
     "small": Size(8, 4, 64, n_dims=8, nnz=2, sparse_points=17, sparse_steps=20_000,
                   sine_points=21, sine_steps=7000, matrix_lr=0.015),
     "paper": Size(12, 8, 256, n_dims=20, nnz=2, sparse_points=41, sparse_steps=500_000,
@@ -270,10 +270,10 @@ def train(run, say, stop):
         now = time.monotonic()
         rate = (run.step - first) / (now - started)  # steps a second
         loss = run.log[-5:, 1].mean() if len(run.log) else np.mean(run.pending)
-        say(run.name, f"{run.name:15s} step {run.step:6,d}/{run.experiment.steps:,d}  "
-            f"loss {loss:.4f}  {loss - optimum:+.4f} over the optimum  "
-            f"{rate * run.experiment.size.batch:6,.0f} prompts/s  "
-            f"{clock((run.experiment.steps - run.step) / rate)} left", run.finished)
+        say(run.name, f"{run.name:13s} {run.step:6,d}/{run.experiment.steps:,d}"
+            f"{clock((run.experiment.steps - run.step) / rate):>8s} left  "
+            f"loss {loss:.4f}, {loss - optimum:+.4f} over the optimum  "
+            f"{rate * run.experiment.size.batch:,.0f} prompts/s", run.finished)
         if now - saved > max(SAVE_SECONDS, 60 * cost) and not run.finished:
             run.save()  # takes less than 2% of the time
             saved, cost = time.monotonic(), time.monotonic() - now
@@ -284,18 +284,20 @@ def train(run, say, stop):
 
 def train_all(runs, threads):
     """Train the runs side by side, each in a process of its own: two models on a core each take
-    three quarters of the time that one after the other takes on both. Ctrl-C saves them all, then
-    raises Stopped.
+    three quarters of the time that one after the other takes on both. The threads are shared out
+    among those under way. Ctrl-C saves them all, then raises Stopped.
     """
     workers = min(threads, len(runs))
     spawn = multiprocessing.get_context("spawn")
     news, stop, say, asked = spawn.Queue(), spawn.Event(), Progress(), []
+    share = spawn.Value("i", threads // workers)  # of the threads, for each worker
     previous = signal.signal(signal.SIGINT, lambda *_: asked.append(True))
     try:
         with ProcessPoolExecutor(workers, spawn, _start_worker,
-                                 (threads // workers, SAVE_SECONDS, news, stop)) as pool:
+                                 (SAVE_SECONDS, news, stop, share)) as pool:
             jobs = [pool.submit(_train_in_worker, run) for run in runs]
-            while not all(job.done() for job in jobs):
+            while left := [job for job in jobs if not job.done()]:
+                share.value = threads // min(workers, len(left))
                 if asked or any(job.done() and job.exception() for job in jobs):
                     stop.set()  # one that fails stops the rest
                 with contextlib.suppress(queue.Empty):
@@ -309,11 +311,10 @@ def train_all(runs, threads):
         raise failure
 
 
-def _start_worker(threads, save_seconds, news, stop):
-    global SAVE_SECONDS, _news, _stop
-    SAVE_SECONDS, _news, _stop = save_seconds, news, stop
+def _start_worker(*shared):
+    global SAVE_SECONDS, _news, _stop, _share
+    SAVE_SECONDS, _news, _stop, _share = shared
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when to stop
-    icl.set_threads(threads)
 
 
 def _train_in_worker(run):
@@ -327,6 +328,8 @@ def _train_in_worker(run):
     def stop():
         if not parent.is_alive():
             os._exit(1)  # killed: its checkpoints are another's now
+        if icl.threads() != _share.value:
+            icl.set_threads(_share.value)  # which changes no bit
         return _stop.is_set()
 
     train(run, say, stop)
@@ -369,7 +372,7 @@ class Figure:
     backdrop: np.ndarray | None = None  # (X,), drawn behind the lines, and what it is
     backdrop_label: str = ""
     log_x: bool = False
-    paired: bool = False       # lines come in twos: a solid one and, in its colour, a dashed one
+    group: int = 0             # lines come in groups of so many, of one colour and several dashes
 
     def mean(self, predictor):
         return self.errors[predictor].mean(0)
@@ -512,7 +515,7 @@ def noise_floor(e, predictors, cases, at, seed):
         errors[f"{OWN}, {name}"] = np.tile(error[OWN][:, None], len(times))
     return Figure(e.name, "noise-floor", f"Whose failure is it? After {at} examples",
                   "noise that the exact posterior assumes, times its own", times, [""] * len(times),
-                  errors, ylabel="squared error / Var f", log_x=True)
+                  errors, ylabel="squared error / Var f", log_x=True, group=3)
 
 
 def selection(e, models, classes, seed, name, title, second):
@@ -525,7 +528,7 @@ def selection(e, models, classes, seed, name, title, second):
 
     An optimum of the mixture has m = (1 - p) a + p b, p the exact posterior probability of the
     second class, so its own w is the mean of p, weighted in the same way by (b - a)^2. Where the
-    two optima agree there is nothing to choose and no weight.
+    two optima agree, E (b - a)^2 < 0.05, there is nothing to choose and no weight.
     """
     values = {}
     for label, c in classes.items():
@@ -534,18 +537,18 @@ def selection(e, models, classes, seed, name, title, second):
         a, b = (baselines.bayes(part) for part in e.classes.values())
         out = run_predictors({"a": a, "b": b} | {m: f for m, (f, _) in models.items()}, xs, ys)
         step = (out["b"] - out["a"])[:, 1:]  # (B, N - 1): from no example nothing can be told
-        power = np.where((step**2).mean(0) > 0.01, (step**2).mean(0), np.nan)
+        power = np.where((step**2).mean(0) > 0.05, (step**2).mean(0), np.nan)
         for m, (_, mixture) in models.items():
             posterior = baselines.class_probabilities(mixture)
             p = run_predictors({"p": posterior}, xs, ys)["p"][:, 1:, 1]
             share = (out[m] - out["a"])[:, 1:] * step
-            for who, num in ((m, share), (m.replace("model", "Bayes"), p * step**2)):
+            for who, num in ((m, share), (m.replace("model", "posterior"), p * step**2)):
                 w = num.mean(0) / power
                 # a ratio of means, as the mean of what each prompt adds to it to first order
                 values[f"{who}, {label}"] = w + (num - w * step**2) / power
     return Figure(e.name, name, title, "examples in the prompt", np.arange(1, e.n_points),
                   [""] * (e.n_points - 1), values, ylabel=f"weight on the {second} class",
-                  paired=True)
+                  group=2)
 
 
 def evaluate_shares(e, predictors, seed):
@@ -708,7 +711,7 @@ def findings_sparse(e, figures, small):
                    for k in n.x[middle] if not np.isnan(over[:, n.x == k]).any()], small)
     name = next(iter(figures["noise-floor"].errors)).removeprefix("mixture model, ")
     yield from findings_on_failure(figures, {name: (0.5, None)})
-    yield findings_on_selection(e, figures["selection"])
+    yield findings_on_selection(figures["selection"], small)
 
 
 def findings_sine(e, figures, small):
@@ -737,13 +740,13 @@ def findings_sine(e, figures, small):
                     0.02)], small)
     yield from findings_on_failure(figures, {"half and half": (0.5, None),
                                              f"frequency {freq.x[-1]:.2g}": (None, 0.1)})
-    yield findings_on_selection(e, figures["selection"])
+    yield findings_on_selection(figures["selection"], small)
 
 
 def findings_shares(e, figures, small):
     """Whether the prior that a mixture model acts on is the share of the class in pretraining."""
     for figure in figures.values():
-        yield findings_on_selection(e, figure)
+        yield findings_on_selection(figure, small)
 
 
 def findings_on_failure(figures, cases):
@@ -761,7 +764,7 @@ def findings_on_failure(figures, cases):
                       "noise the posterior assumes", parts)
 
 
-def findings_on_selection(e, figure):
+def findings_on_selection(figure, small):
     """How far the model's weights are from the exact posterior's, at their farthest."""
     parts, lines = [], list(figure.errors.items())
     for (name, model), (_, exact) in zip(lines[::2], lines[1::2]):
@@ -770,7 +773,7 @@ def findings_on_selection(e, figure):
         parts.append((f"{name}, farthest at {figure.x[worst]} examples:", abs(value[worst]),
                       margin[worst], None, 0.1))
     return finding(f"It selects as Bayes does: the {figure.ylabel} is the exact posterior's to "
-                   "within 0.1 at every number of examples", parts)
+                   "within 0.1 at every number of examples", parts, small)
 
 
 # --------------------------------------------------------------------------------------- figures
@@ -782,10 +785,9 @@ STYLES = {  # predictor: colour, dashes, width
     "sinusoid model": ("#009e73", "", 1.8), "least squares": ("#cc79a7", "8 3", 1.8),
     "Lasso": ("#e69f00", "2 3", 2.2), MIXED: ("currentColor", "6 4", 1.6),
     OWN: ("currentColor", "", 1.2), "true function": ("currentColor", "", 1.2)}
-SPARE = [("#d55e00", "", 2.4), ("#0072b2", "7 3", 2), ("#009e73", "2 3", 2), ("#cc79a7", "", 1.4),
-         ("currentColor", "5 4", 1.4), ("#e69f00", "9 3", 2)]
-PAIRED = [(colour, *line) for colour in ("#0072b2", "#009e73", "#d55e00")
-          for line in (("", 2.6), ("6 4", 1.8))]
+PALETTE = ["#0072b2", "#009e73", "#d55e00", "#cc79a7", "#e69f00"]
+DASHES = [("", 2.6), ("7 3", 1.9), ("2 3", 1.9)]
+SPARE = [(colour, dashes, 2) for colour, (dashes, _) in zip(PALETTE, DASHES + DASHES)]
 CSS = """svg{color:#1a1a1a;font:15px system-ui,sans-serif}.paper{fill:#fff}
 @media(prefers-color-scheme:dark){svg{color:#eee}.paper{fill:#16181c}}
 text{fill:currentColor}.grid{stroke:#888;stroke-opacity:.3}.soft{fill:#888;fill-opacity:.3}"""
@@ -795,7 +797,7 @@ LEFT, TOP, WIDTH, HEIGHT = 60, 48, 530, 300  # the frame that data are drawn in
 def ticks(low, high, log=False):
     """About five round numbers between low and high."""
     if log:
-        return [m * 10.0**p for p in range(-6, 7) for m in (1, 2, 5)
+        return [m * 10.0**p for p in range(-6, 7) for m in ((1, 2, 5) if high < 900 * low else (1,))
                 if low * 0.999 <= m * 10.0**p <= high * 1.001]
     raw = (high - low) / 5
     unit = 10.0 ** math.floor(math.log10(raw))
@@ -853,10 +855,10 @@ def chart(title, xlabel, ylabel, x, lines, y_range, log_x=False, backdrop=None, 
 
 
 def legend(entries):
-    """Two columns of (label, style), style None for the backdrop; and the height of it all."""
-    out = []
+    """The (label, style) in columns, style None for the backdrop; and the height of it all."""
+    out, columns = [], 2 if max(len(label) for label, _ in entries) <= 33 else 1
     for i, (label, style) in enumerate(entries):
-        x, y = LEFT - 30 + i % 2 * 280, TOP + HEIGHT + 70 + i // 2 * 22
+        x, y = LEFT - 30 + i % columns * 280, TOP + HEIGHT + 70 + i // columns * 22
         if style is None:
             out.append(f'<rect class="soft" x="{x}" y="{y - 10}" width="30" height="10"/>')
         else:
@@ -864,17 +866,21 @@ def legend(entries):
             out.append(f'<line x1="{x}" x2="{x + 30}" y1="{y - 5}" y2="{y - 5}" stroke="{colour}" '
                        f'stroke-dasharray="{dashes}" stroke-width="{width}"/>')
         out.append(f'<text x="{x + 37}" y="{y}" font-size="14">{html.escape(label)}</text>')
-    return "".join(out), TOP + HEIGHT + 70 + (len(entries) + 1) // 2 * 22
+    return "".join(out), TOP + HEIGHT + 70 + -(-len(entries) // columns) * 22
 
 
 def draw(figure):
     """A Figure as an SVG document, with 95% intervals over prompts as bands."""
-    spare = iter(PAIRED if figure.paired else SPARE)
+    spare = iter(SPARE)
+    if figure.group:
+        spare = ((colour, *dashes) for colour in PALETTE for dashes in DASHES[:figure.group])
     lines = [(p, figure.mean(p), 1.96 * figure.standard_error(p), STYLES.get(p) or next(spare))
              for p in figure.errors]
-    highest = np.nanmax([np.nanmax(y) for _, y, _, _ in lines])
-    return chart(figure.title, figure.xlabel, figure.ylabel, figure.x, lines,
-                 (0, min(2, 1.05 * highest)), figure.log_x, figure.backdrop, figure.backdrop_label)
+    everything = np.concatenate([y for _, y, _, _ in lines])
+    lowest, highest = min(0, np.nanmin(everything)), 1.05 * np.nanmax(everything)
+    y_range = max(-0.2, lowest), min(2, highest)
+    return chart(figure.title, figure.xlabel, figure.ylabel, figure.x, lines, y_range, figure.log_x,
+                 figure.backdrop, figure.backdrop_label)
 
 
 def draw_functions(title, grid, curves, xs, ys):
@@ -939,7 +945,7 @@ class Progress:
     def __call__(self, name, text, last=False):
         if sys.stdout.isatty():
             up = f"\x1b[{len(self.lines)}A" if self.lines else ""
-            self.lines[name] = text
+            self.lines[name] = text[:os.get_terminal_size().columns - 1]  # a wrapped line is two
             first = [self.lines.pop(name)] if last else []  # it stays, above those still renewed
             print(up + "".join(f"\r{line}\x1b[K\n" for line in first + [*self.lines.values()]),
                   end="", flush=True)
