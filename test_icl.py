@@ -507,7 +507,7 @@ def test_every_baseline_is_causal():
         assert np.allclose(p(xs, ys)[:, :4], p(x2, y2)[:, :4])
 
 
-# ------------------------------------------------------------------------- what a finding is made of
+# ------------------------------------------------------------------ what a finding is made of
 
 def test_the_weight_of_a_perfect_learner_is_the_posterior_and_of_a_specialist_0_or_1():
     e = train.make_experiment("sparse", train.SIZES["tiny"])
