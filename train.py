@@ -612,7 +612,8 @@ class Finding:
 
     def __str__(self):
         wrap = lambda text, first: textwrap.fill(text, 98, initial_indent=first,
-                                                 subsequent_indent="      ")
+                                                 subsequent_indent="      ",
+                                                 break_on_hyphens=False)
         return wrap(f"[{self.verdict}] {self.claim}", "  ") + "\n" + wrap(self.measured, "      ")
 
 
@@ -658,7 +659,7 @@ def excess(figure, most=None, most_on_average=None):
     over = figure.errors["mixture model"] - figure.errors[MIXED]
     value, margin = mean_and_margin(over)
     worst, name = np.argmax(value), figure.name.removeprefix("icl-")
-    return [(f"{name}, worst at {figure.x[worst]} examples:", value[worst], margin[worst], None,
+    return [(f"{name}, worst after {figure.x[worst]} examples:", value[worst], margin[worst], None,
              most),
             (f"{name}, on average:", *mean_and_margin(over.mean(1)), None, most_on_average)]
 
@@ -782,7 +783,7 @@ def findings_on_selection(figure, small):
     for (name, model), (_, exact) in zip(lines[::2], lines[1::2]):
         value, margin = mean_and_margin(model - exact)
         worst = np.nanargmax(abs(value))
-        parts.append((f"{name}, farthest at {figure.x[worst]} examples:", abs(value[worst]),
+        parts.append((f"{name}, farthest at example {figure.x[worst]}:", abs(value[worst]),
                       margin[worst], None, 0.1))
     return finding(f"It selects as Bayes does: the {figure.ylabel} is the exact posterior's to "
                    "within 0.1 at every number of examples", parts, small)
@@ -1059,8 +1060,8 @@ def work(a, size, experiments, runs, todo):
     print(f"{a.size} size into {a.out}, seed {a.seed}, {a.threads} threads, NumPy {np.__version__}")
     for e in experiments:
         parameters = sum(math.prod(s) for s in e.config.shapes().values())
-        print(f"{e.name}: {', '.join(f'{m} ({c})' for m, c in e.classes.items())}, mixture; "
-              f"{size.n_layer} layers, {size.n_embd} channels, {parameters:,d} parameters each, "
+        print(f"{e.name}: {', '.join(f'{m} ({c})' for m, c in e.classes.items())}; models "
+              f"{', '.join(e.pretraining)} of {size.n_layer} layers, {size.n_embd} channels, {parameters:,d} parameters each, "
               f"{e.n_points} points, {e.steps:,d} steps of {size.batch} prompts")
     start = time.monotonic()
     if todo:
