@@ -1061,41 +1061,43 @@ def work(a, size, experiments, runs, todo):
     for e in experiments:
         parameters = sum(math.prod(s) for s in e.config.shapes().values())
         print(f"{e.name}: {', '.join(f'{m} ({c})' for m, c in e.classes.items())}; models "
-              f"{', '.join(e.pretraining)} of {size.n_layer} layers, {size.n_embd} channels, {parameters:,d} parameters each, "
-              f"{e.n_points} points, {e.steps:,d} steps of {size.batch} prompts")
-    start = time.monotonic()
+              f"{', '.join(e.pretraining)} of {size.n_layer} layers, {size.n_embd} channels, "
+              f"{parameters:,d} parameters each; {e.n_points} points, {e.steps:,d} steps of "
+              f"{size.batch} prompts")
     if todo:
         print(f"to train: {', '.join(run.name for run in todo)}; about "
               f"{clock(estimate_seconds(todo, a.threads))} of training", flush=True)
         train_all(todo, a.threads)
         for run in todo:
             run.load()
-    trained = time.monotonic()
     waiting = [run.name for run in runs if not run.finished]
     if waiting:
         print(f"still to be trained before anything can be compared: {', '.join(waiting)}")
-        return
-    sections, figures = [], []
+    else:
+        compare(a, experiments, runs)
+
+
+def compare(a, experiments, runs):
+    """Evaluate the trained models; write figures, report.html, results.csv and run.txt."""
+    start, sections, figures = time.monotonic(), [], []
     for e in experiments:
         shown, svgs, findings = evaluate(e, [run for run in runs if run.experiment is e], a.seed,
                                          a.out, a.size == "tiny")
         figures += shown.values()
         sections.append((f"Experiment {e.name}", findings, svgs))
-    write_text(a.out / "results.csv", results_table(figures))
+    findings = "\n".join("\n".join([f"\n{heading}", *map(str, found)])
+                         for heading, found, _ in sections)
     settings = "\n".join(
         [f"python {shlex.join(sys.argv)}",
          f"Python {platform.python_version()}, NumPy {np.__version__}, {platform.system()} "
-         f"{platform.machine()}, {os.cpu_count()} cores, {a.threads} threads"]
+         f"{platform.machine()}, {os.cpu_count()} cores, {a.threads} threads; "
+         f"{clock(time.monotonic() - start)} of evaluation"]
         + [f"{run.name}: {clock(run.seconds)} of training, "
            f"{', '.join(f'{k} {v}' for k, v in run.settings.items())}" for run in runs])
+    write_text(a.out / "results.csv", results_table(figures))
     write_text(a.out / "report.html", report(a.size, sections, settings))
-    text = "\n".join("\n".join([f"\n{heading}", *map(str, findings)])
-                     for heading, findings, _ in sections)
-    print(text)
-    times = (f"{clock(trained - start)} of training, {clock(time.monotonic() - trained)} of "
-             "evaluation")
-    write_text(a.out / "run.txt", f"{settings}\n{text}\n\n{times}\n")
-    print(f"\n{times}\n{a.out / 'report.html'} shows it all; {a.out / 'results.csv'} holds the "
+    write_text(a.out / "run.txt", f"{settings}\n{findings}\n")
+    print(f"{findings}\n\n{a.out / 'report.html'} shows it all; {a.out / 'results.csv'} holds the "
           f"numbers, {a.out / 'run.txt'} the findings")
 
 
