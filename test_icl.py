@@ -6,6 +6,7 @@ import csv
 import io
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -761,6 +762,15 @@ def test_the_committed_models_are_whole_and_finished():
                 run = train.Run(e, path.stem, 0, path)
                 run.load()
                 assert run.finished, path
+
+
+def test_every_decimal_number_among_the_readmes_findings_was_printed_by_a_committed_run():
+    printed = "".join(path.read_text() for path in (HERE / "results").glob("*/run.txt"))
+    found = (HERE / "README.md").read_text().split("## What was found")[1].split("\n## ")[0]
+    numbers = re.findall(r"(?<![\w./-])\d+\.\d+(?![\w/-])", found)
+    assert len(numbers) > 20
+    for number in numbers:
+        assert re.search(rf"(?<![\d.]){re.escape(number)}(?!\d)", printed), number
 
 
 def test_killed_at_random_moments_a_run_ends_with_the_bits_of_an_undisturbed_one():
