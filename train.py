@@ -292,11 +292,12 @@ def train_all(runs, threads):
     spawn = multiprocessing.get_context("spawn")
     news, stop, say, asked = spawn.Queue(), spawn.Event(), Progress(), []
     share = spawn.Value("i", threads // workers)  # of the threads, for each worker
-    previous = signal.signal(signal.SIGINT, lambda *_: asked.append(True))
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)  # for those born now
     try:
         with ProcessPoolExecutor(workers, spawn, _start_worker,
                                  (SAVE_SECONDS, news, stop, share)) as pool:
             jobs = [pool.submit(_train_in_worker, run) for run in runs]
+            signal.signal(signal.SIGINT, lambda *_: asked.append(True))
             while left := [job for job in jobs if not job.done()]:
                 share.value = threads // min(workers, len(left))
                 if asked or any(job.done() and job.exception() for job in jobs):
