@@ -384,6 +384,7 @@ class Figure:
 
 
 OWN, MIXED = "optimum for these functions", "optimum of the mixture"
+OTHER = "optimum for the other class"  # how a perfect specialist would fail: in the table alone
 
 
 def run_predictors(predictors, xs, ys):
@@ -395,7 +396,7 @@ def run_predictors(predictors, xs, ys):
         return {name: np.concatenate([job.result() for job in jobs[name]]) for name in jobs}
 
 
-def icl_curve(e, predictors, function_class, seed, name, title, variance=1.0):
+def icl_curve(e, predictors, function_class, seed, name, title, variance=1.0, other=None):
     """Error against the number of examples, on fresh prompts from `function_class`."""
     stream = lambda purpose: random_stream(seed, e.name, name, purpose)
     alphas = baselines.tune_lasso(function_class, stream("lasso"), e.n_points)
@@ -403,6 +404,8 @@ def icl_curve(e, predictors, function_class, seed, name, title, variance=1.0):
         "least squares": baselines.least_squares,
         "Lasso": lambda xs, ys: baselines.lasso(xs, ys, alphas),
         MIXED: baselines.bayes(e.mixture), OWN: baselines.bayes(function_class)}
+    if other is not None:
+        predictors[OTHER] = baselines.bayes(other)
     xs, ys = sample_prompts(function_class, stream("prompts"), e.size.prompts, e.n_points)
     predictions = run_predictors(predictors, xs, ys)
     errors = {p: (predictions[p] - ys) ** 2 / variance for p in predictors}
@@ -440,9 +443,9 @@ def evaluate_sparse(e, predictors, seed):
     """The figures of the sparse experiment, one by one; predictors: the three models, by name."""
     d, dense, sparse = e.size.n_dims, *e.classes.values()
     yield icl_curve(e, predictors, dense, seed, "icl-dense",
-                    "Dense functions: the mixture model beside its specialist")
+                    "Dense functions: the mixture model beside its specialist", other=sparse)
     yield icl_curve(e, predictors, sparse, seed, "icl-sparse",
-                    "Sparse functions: the mixture model beside its specialist")
+                    "Sparse functions: the mixture model beside its specialist", other=dense)
     at, x = d // 2 + 1, np.arange(1, d + 1)
     figure, predictions = sweep(
         e, predictors | {"least squares": baselines.least_squares},
@@ -470,9 +473,9 @@ def evaluate_sine(e, predictors, seed):
     linear, sinusoid = e.classes.values()
     last = e.n_points - 1
     yield icl_curve(e, predictors, linear, seed, "icl-linear",
-                    "Lines: the mixture model beside its specialist")
+                    "Lines: the mixture model beside its specialist", other=sinusoid)
     yield icl_curve(e, predictors, sinusoid, seed, "icl-sinusoid",
-                    "Sinusoids: the mixture model beside its specialist")
+                    "Sinusoids: the mixture model beside its specialist", other=linear)
     relative = "squared error / Var f"
     combine = lambda w: ConvexCombination(linear, sinusoid, float(w))
     half = icl_curve(e, predictors, combine(0.5), seed, "icl-half",
@@ -690,7 +693,10 @@ def findings_on_classes(e, figures, small, **bounds):
                    ratio(f"on {name2}:", f2, MIXED, OWN)], small)
     yield finding("Specialists do not transfer: their error over the mixture model's",
                   [ratio(f"{first} on {name2}:", f2, first, "mixture model", least=2),
-                   ratio(f"{second} on {name1}:", f1, second, "mixture model", least=2)], small)
+                   ratio(f"{second} on {name1}:", f1, second, "mixture model", least=2),
+                   ratio(f"perfect ones over the mixture's optimum, {first} on {name2}:", f2, OTHER,
+                         MIXED),
+                   ratio(f"{second} on {name1}:", f1, OTHER, MIXED)], small)
 
 
 def findings_sparse(e, figures, small):
@@ -889,7 +895,7 @@ def draw(figure):
     if figure.group:
         spare = ((colour, *dashes) for colour in PALETTE for dashes in DASHES[:figure.group])
     lines = [(p, figure.mean(p), 1.96 * figure.standard_error(p), STYLES.get(p) or next(spare))
-             for p in figure.errors]
+             for p in figure.errors if p != OTHER]
     everything = np.concatenate([y for _, y, _, _ in lines])
     lowest, highest = min(0, np.nanmin(everything)), 1.05 * np.nanmax(everything)
     y_range = max(-0.2, lowest), min(2, highest)
