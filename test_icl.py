@@ -669,7 +669,7 @@ def test_the_command_line_trains_compares_and_shows_an_experiment():
         assert {"results.csv", "report.html", "sparse-icl-dense.svg", "sparse-nnz.svg"} <= names
         rows = list(csv.DictReader((out / "results.csv").read_text().splitlines()))
         assert ",".join(rows[0]) == ("experiment,figure,predictor,function_class,x,error,"
-                                     "standard_error")
+                                     "standard_error,quantity")
         assert {"dense model", "sparse model", "mixture model", "least squares", "Lasso"} <= {
             r["predictor"] for r in rows}
         for svg in out.glob("*.svg"):

@@ -361,7 +361,7 @@ class Figure:
     """What one figure shows: each predictor's squared error on the same B prompts, at X places.
 
     Along an ICL curve the places are numbers of examples; along a sweep each has prompts of its
-    own. Errors are divided by `variance`, of which it says in `ylabel`.
+    own. Where it is not the squared error, `ylabel` says what it is.
     """
     experiment: str
     name: str
@@ -460,7 +460,7 @@ def evaluate_sparse(e, predictors, seed):
     distances = {p: (predictions[a] - predictions[b]) ** 2 for p, (a, b) in pairs.items()}
     yield Figure(e.name, "nnz-distance", f"Whose predictions are they? After {at} examples",
                  figure.xlabel, x, figure.classes, distances, ylabel="squared distance")
-    medium = SparseLinear(d, (e.size.nnz + d) // 2)
+    medium = SparseLinear(d, min(2 * e.size.nnz, d - 1))
     yield noise_floor(e, predictors, [(f"{medium.nnz} of {d} non-zeros", medium, 1.0)], at, seed)
     yield selection(e, {"mixture model": (predictors["mixture model"], e.mixture)},
                     {"dense functions": dense, "sparse functions": sparse,
@@ -591,17 +591,20 @@ def predicted_functions(e, predictors, seed, n_examples=10):
 
 
 def results_table(figures):
-    """All figures as tidy rows of text, without the places where a predictor has no answer."""
+    """All figures as tidy rows of text, without the places where a predictor has no answer.
+
+    The last column says what the number called error is, where it is another than an error.
+    """
     out = io.StringIO()
     table = csv.writer(out, lineterminator="\n")
     table.writerow(["experiment", "figure", "predictor", "function_class", "x", "error",
-                    "standard_error"])
+                    "standard_error", "quantity"])
     for f in figures:
         for p in f.errors:
             for x, c, mean, se in zip(f.x, f.classes, f.mean(p), f.standard_error(p)):
                 if not math.isnan(mean):
                     numbers = f"{x:.6g}", f"{mean:.6g}", f"{se:.3g}"
-                    table.writerow([f.experiment, f.name, p, c, *numbers])
+                    table.writerow([f.experiment, f.name, p, c, *numbers, f.ylabel])
     return out.getvalue()
 
 
