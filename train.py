@@ -1060,6 +1060,8 @@ def main(argv=None):
     with contextlib.ExitStack() as locks:  # held until the end
         for run in wanted:
             locks.enter_context(lock(run.path.with_name(f".{run.model}.lock")))
+            for left in run.path.parent.glob(f"{run.model}.*.tmp"):  # by a run that was killed
+                left.unlink(missing_ok=True)
         for run in runs:
             run.load()
         work(a, size, experiments, runs, [run for run in wanted if not run.finished])
