@@ -769,9 +769,10 @@ def test_the_committed_models_are_whole_and_finished():
 
 
 def test_every_decimal_number_among_the_readmes_findings_was_printed_by_a_committed_run():
-    printed = "".join(path.read_text() for path in (HERE / "results").glob("*/run.txt"))
+    printed = "".join(path.read_text() for path in [*(HERE / "results").glob("*/run.txt"),
+                                                    HERE / "results" / "recipe.txt"])
     found = (HERE / "README.md").read_text().split("## What was found")[1].split("\n## ")[0]
-    numbers = re.findall(r"(?<![\w./-])\d+\.\d+(?![\w/-])", found)
+    numbers = re.findall(r"(?<![\w./-])\d+\.\d+(?:e[+-]\d+)?(?![\w/-])", found)
     assert len(numbers) > 20
     for number in numbers:
         assert re.search(rf"(?<![\d.]){re.escape(number)}(?!\d)", printed), number

@@ -561,8 +561,8 @@ def evaluate_shares(e, predictors, seed):
     models = {m: (f, e.pretraining[m.removesuffix(" model")]) for m, f in predictors.items()}
     for label, c in e.classes.items():
         yield selection(e, models, {f"{label} functions": c}, seed, f"selection-{label}",
-                        f"{label.capitalize()} functions: the share of a class in pretraining "
-                        "is its prior", "sinusoid")
+                        f"{label.capitalize()} functions: pretraining shares act as priors",
+                        "sinusoid")
 
 
 def predicted_functions(e, predictors, seed, n_examples=10):
@@ -741,7 +741,8 @@ def findings_sine(e, figures, small):
     model = w.errors["mixture model"]
     at = lambda weight: model[:, np.argmin(abs(w.x - weight))]
     times = lambda a, b: ratio_and_margin(a, b, paired=False)
-    curve, mid = half.errors["mixture model"], e.n_points // 2
+    fall = lambda p: ratio_and_margin(*(half.errors[p][:, first:first + 5].mean(1)
+                                        for first in (e.n_points - 5, e.n_points // 2 - 2)))
     yield finding("It does not generalise to combinations of its classes: its error rises from "
                   "both ends, is 10 times theirs at weight 0.5 and hardly falls with more "
                   "examples, though the optimum is near 0",
@@ -749,8 +750,9 @@ def findings_sine(e, figures, small):
                    ("weight 0.8, times the lines':", *times(at(0.8), at(1)), 1, None),
                    ("weight 0.5, times the sinusoids':", *times(at(0.5), at(0)), 10, None),
                    ("times the lines':", *times(at(0.5), at(1)), 10, None),
-                   ("error at the last 5 positions, over that at 5 half-way:", *ratio_and_margin(
-                       curve[:, -5:].mean(1), curve[:, mid - 2:mid + 3].mean(1)), 0.75, None),
+                   ("error at the last 5 positions, over that at 5 half-way:",
+                    *fall("mixture model"), 0.75, None),
+                   ("for the optimum of the mixture that is:", *fall(MIXED), None, None),
                    ("optimum for them:", *mean_and_margin(half.errors[OWN][:, -1]), None, 0.02)],
                   small)
     f = freq.errors["mixture model"]
