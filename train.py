@@ -30,6 +30,7 @@ import shlex
 import signal
 import sys
 import textwrap
+import threading
 import time
 import zlib
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -317,10 +318,16 @@ def _start_worker(*shared):
     global SAVE_SECONDS, _news, _stop, _share
     SAVE_SECONDS, _news, _stop, _share = shared
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when to stop
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+def _die_with_parent():
+    multiprocessing.parent_process().join()
+    os._exit(1)  # the parent was killed: its checkpoints are another run's now
 
 
 def _train_in_worker(run):
-    parent, shown = multiprocessing.parent_process(), [0.0]
+    shown = [0.0]
 
     def say(name, text, last):
         if last or time.monotonic() - shown[0] > 0.2:
@@ -328,8 +335,6 @@ def _train_in_worker(run):
             shown[0] = time.monotonic()
 
     def stop():
-        if not parent.is_alive():
-            os._exit(1)  # killed: its checkpoints are another's now
         if icl.threads() != _share.value:
             icl.set_threads(_share.value)  # which changes no bit
         return _stop.is_set()
@@ -725,7 +730,7 @@ def findings_sparse(e, figures, small):
                    for s in e.classes], small)
     n = figures["nnz"]
     over = n.errors["mixture model"] - n.errors[OWN]
-    yield finding("and they leave the optimum where that sparsity was not in pretraining: error "
+    yield finding("That sparsity was not in pretraining, and there it leaves the optimum: error "
                   "over the optimum for these functions",
                   [(f"at {k} non-zeros:", *mean_and_margin(over[:, n.x == k].mean(1)), 0.02, None)
                    for k in n.x[middle] if not np.isnan(over[:, n.x == k]).any()], small)
