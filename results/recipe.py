@@ -34,6 +34,7 @@ def scaled(name, std):
 
 
 def independent_keys(params, rng):
+    """A change: keys that know nothing of the queries."""
     for key, p in params.items():
         if key.endswith("c_attn.weight"):
             C = len(p)
