@@ -347,8 +347,8 @@ def threads():
 def _shards(xs, ys):
     """Split the batch where its size alone says, never the number of threads: the bits stay."""
     tokens = len(xs) * (2 * xs.shape[1] - 1)
-    n = 4 if tokens >= 2560 else 2  # 8 cost the paper's step 15% more on two cores
-    n = min(n, len(xs))
+    least = 4 if tokens >= 2560 else 2  # 8 cost the paper's step 15% more on two cores
+    n = min(max(least, tokens // 1280), len(xs))  # more tokens at once leave the cache
     return zip(np.array_split(xs, n), np.array_split(ys, n))
 
 

@@ -1,0 +1,94 @@
+"""What a training step costs, how well it uses the machine, and what a full run would cost.
+
+    python results/speed.py         a few minutes on an idle machine; prints speed.txt
+
+Medians over rounds in which all measurements take turns, so that a drift of the machine's speed
+meets them alike. The full run's cost is a projection: its core-seconds, measured on this machine's
+cores, shared evenly among the models' processes and their shards.
+"""
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import icl  # before NumPy: it holds the BLAS to one thread
+
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from statistics import median
+
+import numpy as np
+
+import train
+from tasks import sample_prompts
+
+CORES = os.cpu_count()
+
+
+def blas_rate(n=2048):
+    """GFLOP/s of large float32 products, one on every core at a time."""
+    rng = np.random.default_rng(0)
+    pairs = [rng.standard_normal((2, n, n), np.float32) for _ in range(CORES)]
+    with ThreadPoolExecutor(CORES) as pool:
+        start = time.perf_counter()
+        list(pool.map(lambda p: p[0] @ p[1], pairs))
+        return CORES * 2 * n**3 / (time.perf_counter() - start) / 1e9
+
+
+def step_gflop(config, batch):
+    """10^9 multiplications and additions in the matrix products of one step's gradients."""
+    T, Q, C = 2 * config.n_points - 1, config.n_points, config.n_embd
+    def block(T, Q):  # keys at T tokens, queries and all that follows at Q
+        return 2 * C * (3 * C * T + C * Q + 8 * C * Q) + 4 * T * Q * C
+    forward = (config.n_layer - 1) * block(T, T) + block(T, Q)
+    return 3 * batch * forward / 1e9  # the backward pass has two products for each one
+
+
+def measure(e, model, rounds, batches=(32, 64, 128)):
+    """Seconds a step by (threads, batch), and the BLAS rate, in turns."""
+    run = train.Run(e, model, 0, Path())
+    rng = np.random.default_rng(0)
+    prompts = {b: sample_prompts(run.function_class, rng, b, e.n_points) for b in batches}
+    cases = [(1, 64)] + [(CORES, b) for b in batches]
+    times, rates = {case: [] for case in cases}, []
+    for i in range(rounds + 1):
+        rates.append(blas_rate())
+        for threads, b in cases:
+            icl.set_threads(threads)
+            icl.predict(run.params, run.config, *prompts[b])  # wakes the new threads
+            start = time.perf_counter()
+            icl.train_step(run.params, run.config, run.optimizer, *prompts[b])
+            if i:  # the first round warms up
+                times[threads, b].append(time.perf_counter() - start)
+    return {case: median(t) for case, t in times.items()}, median(rates[1:])
+
+
+def main():
+    print(f"Python {sys.version.split()[0]}, NumPy {np.__version__}, {CORES} cores")
+    print(f"{'size, experiment':15s} {'1 thread':>9s} {f'{CORES} threads':>10s} {'ratio':>6s} "
+          f"{'GFLOP/s':>8s} {'of BLAS':>8s}   prompts/s at 32, 64, 128 a step")
+    core_seconds = {}
+    for name, size in train.SIZES.items():
+        core_seconds[name] = []
+        for experiment in ("sparse", "sine"):
+            e = train.make_experiment(experiment, size)
+            seconds, rate = measure(e, "mixture", 5 if name == "paper" else 40)
+            one, every = seconds[1, 64], seconds[CORES, 64]
+            speed = step_gflop(e.config, 64) / every
+            print(f"{name + ', ' + experiment:15s} {one * 1e3:7.1f}ms {every * 1e3:8.1f}ms "
+                  f"{one / every:6.2f} {speed:8.0f} {speed / rate:8.0%}   "
+                  + ", ".join(f"{b / seconds[CORES, b]:,.0f}" for b in (32, 64, 128)), flush=True)
+            core_seconds[name] += [one * e.steps] * len(e.pretraining)
+    print("\nTraining of all six models, side by side, up to 4 cores each, as this machine's are")
+    for name, jobs in core_seconds.items():
+        costs = []
+        for cores in (2, 8, 32):
+            hours = max(sum(jobs) / min(cores, 4 * len(jobs)), max(jobs) / 4) / 3600
+            costs.append(f"{cores} cores {hours / 24:.3g} days" if hours > 48 else
+                         f"{cores} cores {hours:.2g} hours" if hours > 1.5 else
+                         f"{cores} cores {60 * hours:.2g} minutes")
+        print(f"{name:6s} {', '.join(costs)}")
+
+
+if __name__ == "__main__":
+    main()
