@@ -64,6 +64,7 @@ def measure(e, model, rounds, batches=(32, 64, 128)):
 
 
 def main():
+    """Print a line a size and experiment, then what the full runs would cost."""
     print(f"Python {sys.version.split()[0]}, NumPy {np.__version__}, {CORES} cores")
     print(f"{'size, experiment':15s} {'1 thread':>9s} {f'{CORES} threads':>10s} {'ratio':>6s} "
           f"{'GFLOP/s':>8s} {'of BLAS':>8s}   prompts/s at 32, 64, 128 a step")
