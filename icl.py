@@ -297,7 +297,10 @@ def block(x, params, name, n_head, stride=1):
 
 
 def transformer(params, config, xs, ys):
-    """Predictions (B, N) at the x positions; their backward: dpredictions -> dict of gradients."""
+    """Predictions (B, N) at the x positions; their backward: dpredictions -> dict of gradients.
+
+    The backward may be called once: on its way it lets go of what it has used.
+    """
     tokens = interleave(xs, ys)  # (B, T, d)
     B, T, d = tokens.shape
     C = config.n_embd
@@ -456,9 +459,10 @@ class Muon(Adam):
 
     M = b M + g,  R = U V^T where g + b M = U S V^T,  v = c v + (1 - c) mean of R^2 over inputs,
     p -= lr sqrt(max(1, rows / columns)) N,  N = R / sqrt(v), scaled to the norm of R.
-    U V^T comes from five Newton-Schulz steps, matrix products alone: X <- a X + (b A + c A A) X,
-    A = X X^T, which push every singular value to about one. Dividing by sqrt(v) then lets every
-    neuron, a column, take steps of one size.
+    U V^T comes from five Newton-Schulz steps X <- P X, P = a + b A + c A A, A = X X^T, which push
+    every singular value to about one. As P is symmetric, the next A is P A P: the steps iterate
+    that small square matrix alone, and Q, the product of their P's, multiplies X once, at the end.
+    Dividing by sqrt(v) then lets every neuron, a column, take steps of one size.
     Sources: Jordan 2024, https://kellerjordan.github.io/posts/muon/, and, for N, Li et al. 2025,
     NorMuon, arXiv 2510.05491, algorithm 1.
     """
@@ -485,9 +489,12 @@ class Muon(Adam):
         _, rows, columns = x.shape
         x = x.swapaxes(1, 2) if rows > columns else x
         x = x / (np.linalg.norm(x, axis=(1, 2), keepdims=True) + 1e-7)
+        A = x @ x.swapaxes(1, 2)  # (L, n, n), n the smaller of rows and columns
+        Q = identity = np.eye(A.shape[1], dtype=x.dtype)
         for _ in range(5):
-            A = x @ x.swapaxes(1, 2)
-            x = 3.4445 * x + (-4.7750 * A + 2.0315 * (A @ A)) @ x
+            P = 3.4445 * identity - 4.7750 * A + 2.0315 * (A @ A)
+            Q, A = P @ Q, P @ A @ P
+        x = Q @ x
         x = x.swapaxes(1, 2) if rows > columns else x
         for name, r in zip(names, x):
             v = self.state[f"v.{name}"]  # (1, columns)
