@@ -114,7 +114,7 @@ def _float64(xs, ys):
 
 
 def tune_lasso(function_class, rng, n_points, n_prompts=300,
-               alphas=(0.01, 0.03, 0.1, 0.3, 1.0)):
+               alphas=(0.001, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)):
     """The Lasso's best alpha for each number of examples: (n_points,), chosen from `alphas`.
 
     Chosen on prompts of the very class it will be judged on, though not on the same prompts: the

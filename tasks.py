@@ -7,8 +7,9 @@ is trained on prompts whose functions come from a *pretraining mixture* of class
 Each class here does two things:
 
     sample(rng, batch_size) -> f     one random function per prompt: f(xs), (B, N, d) -> (B, N)
-    hypotheses() -> list             what an ideal learner, who knows the class, believes before
-                                     the first example: the Bayes predictor is built from it
+    hypotheses() -> list             groups of linear models with their prior probabilities, what
+                                     an ideal learner, who knows the class, believes before the
+                                     first example: the Bayes predictor is built from them
 
 All are scaled to Var f(x) = 1, so that always predicting zero costs 1; combinations of two are not.
 """
@@ -22,7 +23,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Hypotheses:
-    """M linear models f(x) = phi_m(x) . w with w ~ N(0, I_F), y = f(x) + N(0, noise).
+    """A group of M linear models f(x) = phi_m(x) . w with w ~ N(0, I_F), y = f(x) + N(0, noise).
 
     features: x (B, d) -> phi (F, M, B). prior: (M,), each model's probability.
     noise: a floor on the variance that keeps the posterior finite; small beside Var f = 1.
@@ -190,7 +191,8 @@ class ConvexCombination:
                          np.broadcast_to(phi2[:, None, :], (len(phi2), *shape))]
                 return np.concatenate(pairs).reshape(len(phi1) + len(phi2), -1, len(x))
 
-            return Hypotheses(features, np.outer(h1.prior, h2.prior).ravel(), h1.noise + h2.noise)
+            noise = self.weight**2 * h1.noise + (1 - self.weight) ** 2 * h2.noise
+            return Hypotheses(features, np.outer(h1.prior, h2.prior).ravel(), noise)
 
         return [pair(h1, h2) for h1 in self.first.hypotheses() for h2 in self.second.hypotheses()]
 
