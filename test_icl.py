@@ -445,7 +445,13 @@ def test_bayes_of_a_combination_is_brute_force_over_the_pairs():
     xs, ys = map(np.float64, sample_prompts(c, rng(), 12, 7))
     pairs = [(p, lambda x, f=f: np.concatenate([0.4 * x / math.sqrt(3), 0.6 * f(x)], axis=1))
              for p, f in sparse_hypotheses(3, 1)]
-    assert np.allclose(baselines.bayes(c)(xs, ys), brute_force(pairs, xs, ys, 2e-6), atol=1e-4)
+    assert np.allclose(baselines.bayes(c)(xs, ys), brute_force(pairs, xs, ys, 0.52e-6), atol=1e-4)
+
+
+def test_bayes_of_a_combination_with_all_its_weight_on_one_class_is_that_class_own():
+    xs, ys = map(np.float64, sample_prompts(LINE, rng(), 20, 6))
+    assert np.allclose(baselines.bayes(ConvexCombination(LINE, WAVE, 1.0))(xs, ys),
+                       baselines.bayes(LINE)(xs, ys), atol=1e-7)
 
 
 def test_bayes_of_a_sinusoid_of_known_frequency_is_regression_on_sine_and_cosine():
@@ -537,12 +543,21 @@ def test_the_margin_of_a_ratio_covers_what_fresh_samples_show():
         assert abs(1.96 * values.std() / margins.mean() - 1) < 0.15
 
 
+def test_intervals_everywhere_hold_all_at_once_in_95_of_100_trials():
+    trials = rng().standard_normal((2000, 10, 100)).transpose(2, 0, 1)  # (B, trials, places)
+    value, margin = train.mean_and_margin(trials)
+    at_once = np.mean((abs(value) < margin * train.everywhere(10)).all(1))
+    assert 0.93 < at_once < 0.97, at_once
+    assert np.mean((abs(value) < margin).all(1)) < 0.7
+
+
 def test_a_finding_holds_only_where_its_whole_interval_is_within_the_bound():
     verdict = lambda *part, **more: train.finding("", [("", *part)], **more).verdict
     assert verdict(1.0, 0.1, None, 1.2) == verdict(1.0, 0.1, 0.8, None) == "holds"
     assert verdict(1.0, 0.1, None, 1.05) == verdict(1.0, 0.1, 0.95, None) == "undecided"
     assert verdict(1.0, 0.1, None, 0.8) == verdict(1.0, 0.1, 1.2, None) == "does not hold"
     assert verdict(1.0, 0.1, None, None) == "measured"
+    assert verdict(math.nan, 0.1, None, 1.2) == verdict(1.0, math.nan, 0.8, None) == "undecided"
     assert verdict(1.0, 0.1, None, 0.8, too_small=True).startswith("does not hold: too small")
     assert train.finding("", [("", 1, 0.1, None, 2), ("", 1, 0.1, 2, None)]).verdict == (
         "does not hold")
@@ -766,6 +781,14 @@ def test_the_committed_models_are_whole_and_finished():
                 run = train.Run(e, path.stem, 0, path)
                 run.load()
                 assert run.finished, path
+
+
+def test_the_mixture_model_of_small_sees_as_many_prompts_of_a_class_as_its_specialist():
+    for name in ("sparse", "sine"):
+        e = train.make_experiment(name, train.SIZES["small"])
+        steps = {m: train.Run(e, m, 0, Path()).settings["steps"] for m in e.pretraining}
+        assert all(steps["mixture"] * weight == steps[m] for m, weight in
+                   zip(e.classes, e.mixture.weights))
 
 
 def test_every_decimal_number_among_the_readmes_findings_was_printed_by_a_committed_run():

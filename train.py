@@ -37,6 +37,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 
@@ -55,9 +56,10 @@ class Size:
     n_dims: int        # of the sparse experiment's inputs; the sine experiment's are 1-D
     nnz: int           # non-zero coefficients of its sparse functions
     sparse_points: int
-    sparse_steps: int
+    sparse_steps: int  # of training
     sine_points: int
     sine_steps: int
+    mixture_times: int = 1    # the mixture model trains for so many times these steps
     batch: int = 64
     lr: float = 3e-3          # Adam's, for gains, biases, read_in, read_out and positions
     matrix_lr: float = 0.02   # Muon's, for the matrices in the blocks
@@ -68,8 +70,8 @@ class Size:
 SIZES = {
     "tiny": Size(6, 4, 48, n_dims=3, nnz=1, sparse_points=8, sparse_steps=3000,
                  sine_points=16, sine_steps=2400),
-    "small": Size(8, 4, 64, n_dims=8, nnz=2, sparse_points=12, sparse_steps=50_000,
-                  sine_points=21, sine_steps=7000, matrix_lr=0.015, prompts=4000),
+    "small": Size(8, 4, 64, n_dims=8, nnz=1, sparse_points=10, sparse_steps=20_000,
+                  sine_points=21, sine_steps=3000, mixture_times=2, batch=128, prompts=4000),
     "paper": Size(12, 8, 256, n_dims=20, nnz=2, sparse_points=41, sparse_steps=500_000,
                   sine_points=41, sine_steps=500_000),
 }
@@ -77,13 +79,20 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Experiment:
-    """Two function classes by name, what each model is trained on by the model's, and a size."""
+    """Two function classes by name, what each model is trained on by the model's, and a size.
+
+    steps: of training; the "mixture" model's are size.mixture_times as many. At 2 times it sees as
+    many prompts of either class as that class's specialist.
+    """
     name: str
     classes: dict
     pretraining: dict
     size: Size
     n_points: int
     steps: int
+
+    def steps_of(self, model):
+        return self.steps * (self.size.mixture_times if model == "mixture" else 1)
 
     @property
     def mixture(self):
@@ -154,8 +163,9 @@ class Run:
         self.params = icl.init_params(self.config, random_stream(self.seed, e.name, self.model, 0))
         self.rng = random_stream(self.seed, e.name, self.model, "training prompts")
         self.optimizer = icl.Muon(self.params, e.size.lr, e.size.matrix_lr, clip=1.0)
+        self.steps = e.steps_of(self.model)
         self.settings = {"experiment": e.name, "model": self.model, "seed": self.seed,
-                         "steps": e.steps, "n_points": e.n_points,
+                         "steps": self.steps, "n_points": e.n_points,
                          "class": str(self.function_class), **asdict(self.config),
                          **{k: getattr(e.size, k) for k in ("batch", "lr", "matrix_lr", "warmup")}}
         self.pending = []  # losses since the last row of the log
@@ -170,12 +180,12 @@ class Run:
 
     @property
     def finished(self):
-        return self.step == self.experiment.steps
+        return self.step == self.steps
 
     def one_step(self):
         e, size, start = self.experiment, self.experiment.size, time.monotonic()
         warm = min(1, (self.step + 1) / size.warmup)
-        schedule = warm * (1 - self.step / e.steps)
+        schedule = warm * (1 - self.step / self.steps)
         self.optimizer.lr, self.optimizer.matrix_lr = size.lr * schedule, size.matrix_lr * schedule
         xs, ys = sample_prompts(self.function_class, self.rng, size.batch, e.n_points)
         try:
@@ -187,7 +197,7 @@ class Run:
         self.step += 1
         self.seconds += time.monotonic() - start
         self.pending.append(loss)
-        if self.step % max(1, e.steps // 200) == 0 or self.finished:
+        if self.step % max(1, self.steps // 200) == 0 or self.finished:
             self.log = np.vstack([self.log, [self.step, np.mean(self.pending)]])
             self.pending = []
 
@@ -219,11 +229,11 @@ class Run:
                 if made != value:
                     raise ValueError(f"{path} was made with {name} = {made}, not {value}: "
                                      "choose another --out, or the same settings")
-            if not (type(step) is int and 0 <= step <= self.experiment.steps and log.ndim == 2
+            if not (type(step) is int and 0 <= step <= self.steps and log.ndim == 2
                     and log.shape[1] == 2 and type(seconds) is float
                     and all(type(loss) is float for loss in pending)):
-                raise ValueError(f"{path} holds no run of {self.experiment.steps} steps")
-            whole = () if step == self.experiment.steps else (self.optimizer, self.rng)
+                raise ValueError(f"{path} holds no run of {self.steps} steps")
+            whole = () if step == self.steps else (self.optimizer, self.rng)
             params, _, _ = icl.load_checkpoint(path, *whole)
         except (KeyError, TypeError, AttributeError) as e:
             raise ValueError(f"{path} is a checkpoint, but not one of this program's runs") from e
@@ -272,8 +282,8 @@ def train(run, say, stop):
         now = time.monotonic()
         rate = (run.step - first) / (now - started)  # steps a second
         loss = run.log[-5:, 1].mean() if len(run.log) else np.mean(run.pending)
-        say(run.name, f"{run.name:13s} {run.step:6,d}/{run.experiment.steps:,d}"
-            f"{clock((run.experiment.steps - run.step) / rate):>8s} left  "
+        say(run.name, f"{run.name:13s} {run.step:6,d}/{run.steps:,d}"
+            f"{clock((run.steps - run.step) / rate):>8s} left  "
             f"loss {loss:.4f}, {loss - optimum:+.4f} over the optimum  "
             f"{rate * run.experiment.size.batch:,.0f} prompts/s", run.finished)
         if now - saved > max(SAVE_SECONDS, 60 * cost) and not run.finished:
@@ -305,13 +315,13 @@ def train_all(runs, threads):
                     stop.set()  # one that fails stops the rest
                 with contextlib.suppress(queue.Empty):
                     say(*news.get(timeout=0.1))
-            while not news.empty():
-                say(*news.get())
+        while not news.empty():  # the workers have ended: all that they said is here
+            say(*news.get())
     finally:
         signal.signal(signal.SIGINT, previous)
     failures = [job.exception() for job in jobs if job.exception()]
-    for failure in sorted(failures, key=lambda e: isinstance(e, Stopped)):
-        raise failure
+    if failures:
+        raise min(failures, key=lambda e: isinstance(e, Stopped))  # what stopped the others first
 
 
 def _start_worker(*shared):
@@ -354,7 +364,7 @@ def estimate_seconds(runs, threads):
             start = time.monotonic()
             probe.one_step()
             times.append(time.monotonic() - start)
-        seconds.append(min(times) * (run.experiment.steps - run.step))  # the first one warms up
+        seconds.append(min(times) * (run.steps - run.step))  # the first one warms up
     icl.set_threads(threads)
     return max(sum(seconds) / workers, max(seconds))
 
@@ -465,7 +475,7 @@ def evaluate_sparse(e, predictors, seed):
     distances = {p: (predictions[a] - predictions[b]) ** 2 for p, (a, b) in pairs.items()}
     yield Figure(e.name, "nnz-distance", f"Whose predictions are they? After {at} examples",
                  figure.xlabel, x, figure.classes, distances, ylabel="squared distance")
-    medium = SparseLinear(d, min(2 * e.size.nnz, d - 1))
+    medium = SparseLinear(d, min(max(3, 2 * e.size.nnz), d - 1))
     yield noise_floor(e, predictors, [(f"{medium.nnz} of {d} non-zeros", medium, 1.0)], at, seed)
     yield selection(e, {"mixture model": (predictors["mixture model"], e.mixture)},
                     {"dense functions": dense, "sparse functions": sparse,
@@ -583,8 +593,7 @@ def predicted_functions(e, predictors, seed, n_examples=10):
     for title, c in titles.items():
         rng = random_stream(seed, e.name, "functions", title)
         f = c.sample(rng, 1)
-        examples = np.sort(rng.uniform(-2.2, 2.2, n_examples)).astype(np.float32)
-        examples = rng.permutation(examples)
+        examples = rng.uniform(-2.2, 2.2, n_examples).astype(np.float32)
         xs = np.tile(examples, (len(grid), 1))
         xs = np.concatenate([xs, grid[:, None]], axis=1)[..., None]  # (101, n + 1, 1)
         ys = f(xs.reshape(1, -1, 1)).reshape(len(grid), -1).astype(np.float32)
@@ -634,6 +643,11 @@ def mean_and_margin(values):
     return values.mean(0), 1.96 * values.std(0, ddof=1) / math.sqrt(len(values))
 
 
+def everywhere(n):
+    """How many times wider intervals are of which 95% hold all n at once (Bonferroni)."""
+    return NormalDist().inv_cdf(1 - 0.025 / n) / 1.96
+
+
 def ratio_and_margin(a, b, paired=True):
     """mean(a) / mean(b) over prompts, and its 95% half width by the delta method."""
     r = a.mean() / b.mean()
@@ -655,13 +669,14 @@ def finding(claim, parts, too_small=False):
         if (least is not None and high < least) or (most is not None and low > most):
             verdict = "does not hold"
             break
-        if (least is not None and low < least) or (most is not None and high > most):
-            verdict = "undecided"
+        if not ((least is None or low >= least) and (most is None or high <= most)):
+            verdict = "undecided"  # or not a number
     if verdict in ("does not hold", "undecided") and too_small:
         verdict = f"{verdict}: too small a size to show it"
     bound = lambda least, most: (f" (at least {least:g})" if least is not None else
                                  f" (at most {most:g})" if most is not None else "")
-    measured = "; ".join(f"{what} {value:.3g} ± {margin:.2g}{bound(least, most)}"
+    rounded = lambda v, digits: f"{float(f'{v:.{digits}g}'):g}"  # 210, not 2.1e+02
+    measured = "; ".join(f"{what} {rounded(value, 3)} ± {rounded(margin, 2)}{bound(least, most)}"
                          for what, value, margin, least, most in parts)
     return Finding(claim, measured, verdict)
 
@@ -670,7 +685,8 @@ def excess(figure, most=None, most_on_average=None):
     """The mixture model's error over its optimum, along an ICL curve: the largest, and the mean."""
     over = figure.errors["mixture model"] - figure.errors[MIXED]
     value, margin = mean_and_margin(over)
-    worst, name = np.argmax(value), figure.name.removeprefix("icl-")
+    margin *= everywhere(len(value))
+    worst, name = np.argmax(value + margin), figure.name.removeprefix("icl-")
     return [(f"{name}, worst after {figure.x[worst]} examples:", value[worst], margin[worst], None,
              most),
             (f"{name}, on average:", *mean_and_margin(over.mean(1)), None, most_on_average)]
@@ -682,7 +698,7 @@ def ratio(what, figure, a, b, least=None, most=None):
     return (what, *ratio_and_margin(a, b), least, most)
 
 
-def findings_on_classes(e, figures, small, **bounds):
+def findings_on_classes(e, figures, too_small, **bounds):
     """What both experiments share: optimal on each class, at no extra cost; no transfer.
 
     bounds: those of excess().
@@ -693,23 +709,23 @@ def findings_on_classes(e, figures, small, **bounds):
     where = "at every number of examples" if "most" in bounds else "on average over the ICL curve"
     yield finding("The mixture model is near-optimal on each class: its error exceeds the exact "
                   f"optimum of the mixture by at most 0.05 {where}",
-                  excess(f1, **bounds) + excess(f2, **bounds), small)
+                  excess(f1, **bounds) + excess(f2, **bounds), too_small)
     yield finding("Not knowing the class costs it almost nothing: its error over the specialist's",
                   [ratio(f"{name1}:", f1, "mixture model", first, most=1.1),
                    ratio(f"{name2}:", f2, "mixture model", second, most=1.1),
                    ratio(f"the exact optimum itself pays on {name1}:", f1, MIXED, OWN),
-                   ratio(f"on {name2}:", f2, MIXED, OWN)], small)
+                   ratio(f"on {name2}:", f2, MIXED, OWN)], too_small)
     yield finding("Specialists do not transfer: their error over the mixture model's",
                   [ratio(f"{first} on {name2}:", f2, first, "mixture model", least=2),
                    ratio(f"{second} on {name1}:", f1, second, "mixture model", least=2),
                    ratio(f"perfect ones over the mixture's optimum, {first} on {name2}:", f2, OTHER,
                          MIXED),
-                   ratio(f"{second} on {name1}:", f1, OTHER, MIXED)], small)
+                   ratio(f"{second} on {name1}:", f1, OTHER, MIXED)], too_small)
 
 
-def findings_sparse(e, figures, small):
+def findings_sparse(e, figures, too_small):
     """The paper's claims about dense and sparse functions, on figures by name."""
-    yield from findings_on_classes(e, figures, small, most=0.05)
+    yield from findings_on_classes(e, figures, too_small, most=0.05)
     dense, sparse = figures["icl-dense"], figures["icl-sparse"]
     yield finding("Against the classics, the mixture model is like least squares on dense "
                   "functions, and on sparse ones better than it and as good as the Lasso",
@@ -717,9 +733,9 @@ def findings_sparse(e, figures, small):
                          "least squares", most=1.1),
                    ratio("sparse:", sparse, "mixture model", "least squares", most=1),
                    ratio("error over the Lasso's, sparse:", sparse, "mixture model", "Lasso",
-                         most=1)], small)
+                         most=1)], too_small)
     f, d, nnz = figures["nnz-distance"], e.size.n_dims, e.size.nnz
-    middle = (f.x > nnz) & (f.x <= min(7, d - 1)) & (f.x >= min(3, nnz + 1))
+    middle = (f.x > nnz) & (f.x <= min(7, d - 1))
     apart = "dense model to sparse model"
     span = lambda p: f.errors[p][:, middle].mean(1)
     places = " to ".join(dict.fromkeys(str(k) for k in f.x[middle][[0, -1]]))
@@ -727,21 +743,21 @@ def findings_sparse(e, figures, small):
                   "neither specialist's and lie between: squared distance, as a share of theirs",
                   [(f"to the {s} model:", *ratio_and_margin(span(f"mixture model to {s} model"),
                                                             span(apart)), None, 1)
-                   for s in e.classes], small)
+                   for s in e.classes], too_small)
     n = figures["nnz"]
     over = n.errors["mixture model"] - n.errors[OWN]
     yield finding("That sparsity was not in pretraining, and there it leaves the optimum: error "
                   "over the optimum for these functions",
                   [(f"at {k} non-zeros:", *mean_and_margin(over[:, n.x == k].mean(1)), 0.02, None)
-                   for k in n.x[middle] if not np.isnan(over[:, n.x == k]).any()], small)
+                   for k in n.x[middle] if not np.isnan(over[:, n.x == k]).any()], too_small)
     name = next(iter(figures["noise-floor"].errors)).removeprefix("mixture model, ")
     yield from findings_on_failure(figures, {name: (0.5, None)})
-    yield findings_on_selection(figures["selection"], small)
+    yield findings_on_selection(figures["selection"], too_small)
 
 
-def findings_sine(e, figures, small):
+def findings_sine(e, figures, too_small):
     """The paper's claims about lines and sinusoids, and why it fails outside; figures by name."""
-    yield from findings_on_classes(e, figures, small, most_on_average=0.05)
+    yield from findings_on_classes(e, figures, too_small, most_on_average=0.05)
     w, half, freq = figures["weights"], figures["icl-half"], figures["frequency"]
     model = w.errors["mixture model"]
     at = lambda weight: model[:, np.argmin(abs(w.x - weight))]
@@ -759,7 +775,7 @@ def findings_sine(e, figures, small):
                     *fall("mixture model"), 0.75, None),
                    ("for the optimum of the mixture that is:", *fall(MIXED), None, None),
                    ("optimum for them:", *mean_and_margin(half.errors[OWN][:, -1]), None, 0.02)],
-                  small)
+                  too_small)
     f = freq.errors["mixture model"]
     common = int(np.argmax(freq.backdrop))
     yield finding("It fails at frequencies rare in pretraining: error at the tails over that at "
@@ -767,16 +783,16 @@ def findings_sine(e, figures, small):
                   [(f"at {freq.x[0]:.2g}:", *times(f[:, 0], f[:, common]), 10, None),
                    (f"at {freq.x[-1]:.2g}:", *times(f[:, -1], f[:, common]), 10, None),
                    ("optimum at the highest:", *mean_and_margin(freq.errors[OWN][:, -1]), None,
-                    0.02)], small)
+                    0.02)], too_small)
     yield from findings_on_failure(figures, {"half and half": (0.5, None),
                                              f"frequency {freq.x[-1]:.2g}": (None, 0.1)})
-    yield findings_on_selection(figures["selection"], small)
+    yield findings_on_selection(figures["selection"], too_small)
 
 
-def findings_shares(e, figures, small):
+def findings_shares(e, figures, too_small):
     """Whether the prior that a mixture model acts on is the share of the class in pretraining."""
     for figure in figures.values():
-        yield findings_on_selection(figure, small)
+        yield findings_on_selection(figure, too_small)
 
 
 def findings_on_failure(figures, cases):
@@ -794,16 +810,17 @@ def findings_on_failure(figures, cases):
                       "noise the posterior assumes", parts)
 
 
-def findings_on_selection(figure, small):
+def findings_on_selection(figure, too_small):
     """How far the model's weights are from the exact posterior's, at their farthest."""
     parts, lines = [], list(figure.errors.items())
     for (name, model), (_, exact) in zip(lines[::2], lines[1::2]):
         value, margin = mean_and_margin(model - exact)
-        worst = np.nanargmax(abs(value))
+        margin *= everywhere(np.isfinite(value).sum())
+        worst = np.nanargmax(abs(value) + margin)
         parts.append((f"{name}, farthest at example {figure.x[worst]}:", abs(value[worst]),
                       margin[worst], None, 0.1))
     return finding(f"It selects as Bayes does: the {figure.ylabel} is the exact posterior's to "
-                   "within 0.1 at every number of examples", parts, small)
+                   "within 0.1 at every number of examples", parts, too_small)
 
 
 # --------------------------------------------------------------------------------------- figures
@@ -990,7 +1007,7 @@ def write_text(path, text):
         file.write(text.encode())
 
 
-def evaluate(e, runs, seed, out, small):
+def evaluate(e, runs, seed, out, too_small):
     """Figures, drawings and findings of one experiment whose three models are trained."""
     predictors = {f"{run.model} model": lambda xs, ys, run=run: icl.predict(
         run.params, run.config, xs, ys) for run in runs}
@@ -1007,7 +1024,7 @@ def evaluate(e, runs, seed, out, small):
             svgs[f"functions-{i}"] = draw_functions(*drawing)
     for name, svg in svgs.items():
         write_text(out / f"{e.name}-{name}.svg", svg)
-    return figures, list(svgs.values()), list(find(e, figures, small))
+    return figures, list(svgs.values()), list(find(e, figures, too_small))
 
 
 def parse_arguments(argv):
@@ -1040,18 +1057,20 @@ def parse_arguments(argv):
     names = "; ".join(f"{', '.join(models)} ({e})" for e, models in EXPERIMENTS.items())
     parser.add_argument("--only", metavar="MODEL", help="train this model alone, to share the work "
                         f"among machines: {names}")
-    parser.add_argument("--steps", type=positive, help="training steps of each model")
+    parser.add_argument("--steps", type=positive, help="training steps of each model (at small, "
+                        "of the specialists; twice as many of the mixture model)")
     parser.add_argument("--seed", type=seed, default=0, help="of all random numbers (default: 0)")
     parser.add_argument("--threads", type=positive, default=os.cpu_count(),
                         help="default: one a core; the numbers do not depend on it")
-    parser.add_argument("--out", type=directory, help="for everything (default: runs/SIZE)")
+    parser.add_argument("--out", type=directory, help="for everything (default: runs/SIZE, or "
+                        "runs/SIZE-EXPERIMENT with --experiment)")
     a = parser.parse_args(argv)
     a.experiments = [a.experiment] if a.experiment else ["sparse", "sine"]
     models = [m for e in a.experiments for m in EXPERIMENTS[e]]
     if a.only is not None and a.only not in models:
         parser.error(f"argument --only: invalid choice: {a.only!r} (choose from "
                      f"{', '.join(models)})")
-    a.out = a.out or Path("runs") / a.size
+    a.out = a.out or Path("runs") / "-".join(filter(None, [a.size, a.experiment]))
     return a
 
 
@@ -1071,22 +1090,23 @@ def main(argv=None):
                 left.unlink(missing_ok=True)
         for run in runs:
             run.load()
-        work(a, size, experiments, runs, [run for run in wanted if not run.finished])
+        train_and_compare(a, size, experiments, runs, [r for r in wanted if not r.finished])
 
 
-def work(a, size, experiments, runs, todo):
+def train_and_compare(a, size, experiments, runs, todo):
     """Train what is to do; when all is trained, compare, draw and report it."""
     print(f"{a.size} size into {a.out}, seed {a.seed}, {a.threads} threads, NumPy {np.__version__}")
     for e in experiments:
         parameters = sum(math.prod(s) for s in e.config.shapes().values())
         print(f"{e.name}: {', '.join(f'{m} ({c})' for m, c in e.classes.items())}; models "
               f"{', '.join(e.pretraining)} of {size.n_layer} layers, {size.n_embd} channels, "
-              f"{parameters:,d} parameters each; {e.n_points} points, {e.steps:,d} steps of "
+              f"{parameters:,d} parameters each; {e.n_points} points, "
+              f"{', '.join(f'{e.steps_of(m):,d}' for m in e.pretraining)} steps of "
               f"{size.batch} prompts")
     if todo:
         print(f"to train: {', '.join(run.name for run in todo)}; about "
               f"{clock(estimate_seconds(todo, a.threads))} of training", flush=True)
-        train_all(todo, a.threads)
+        train_all(sorted(todo, key=lambda run: -run.steps), a.threads)  # the longest first
         for run in todo:
             run.load()
     waiting = [run.name for run in runs if not run.finished]

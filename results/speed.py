@@ -3,8 +3,9 @@
     python results/speed.py         a few minutes on an idle machine; prints speed.txt
 
 Medians over rounds in which all measurements take turns, so that a drift of the machine's speed
-meets them alike. The full run's cost is a projection: its core-seconds, measured on this machine's
-cores, shared evenly among the models' processes and their shards.
+meets them alike. Times and rates are a step's of the size's own batch; the rate counts the matrix
+products of the gradients alone. The full run's cost is a projection: its core-seconds, measured on
+this machine's cores, shared as train.py shares them, with as many threads for every model.
 """
 import sys
 from pathlib import Path
@@ -49,7 +50,7 @@ def measure(e, model, rounds, batches=(32, 64, 128)):
     run = train.Run(e, model, 0, Path())
     rng = np.random.default_rng(0)
     prompts = {b: sample_prompts(run.function_class, rng, b, e.n_points) for b in batches}
-    cases = [(1, 64)] + [(CORES, b) for b in batches]
+    cases = [(1, e.size.batch)] + [(CORES, b) for b in batches]
     times, rates = {case: [] for case in cases}, []
     for i in range(rounds + 1):
         rates.append(blas_rate())
@@ -74,17 +75,19 @@ def main():
         for experiment in ("sparse", "sine"):
             e = train.make_experiment(experiment, size)
             seconds, rate = measure(e, "mixture", 5 if name == "paper" else 40)
-            one, every = seconds[1, 64], seconds[CORES, 64]
-            speed = step_gflop(e.config, 64) / every
+            one, every = seconds[1, size.batch], seconds[CORES, size.batch]
+            speed = step_gflop(e.config, size.batch) / every
             print(f"{name + ', ' + experiment:15s} {one * 1e3:7.1f}ms {every * 1e3:8.1f}ms "
                   f"{one / every:6.2f} {speed:8.0f} {speed / rate:8.0%}   "
                   + ", ".join(f"{b / seconds[CORES, b]:,.0f}" for b in (32, 64, 128)), flush=True)
-            core_seconds[name] += [one * e.steps] * len(e.pretraining)
+            core_seconds[name] += [one * e.steps_of(m) for m in e.pretraining]
     print("\nTraining of all six models, side by side, up to 4 cores each, as this machine's are")
     for name, jobs in core_seconds.items():
         costs = []
         for cores in (2, 8, 32):
-            hours = max(sum(jobs) / min(cores, 4 * len(jobs)), max(jobs) / 4) / 3600
+            workers = min(cores, len(jobs))
+            threads = min(4, cores // workers)  # of each; more than 4 have no shard to work on
+            hours = max(sum(jobs) / workers, max(jobs)) / threads / 3600
             costs.append(f"{cores} cores {hours / 24:.3g} days" if hours > 48 else
                          f"{cores} cores {hours:.2g} hours" if hours > 1.5 else
                          f"{cores} cores {60 * hours:.2g} minutes")
