@@ -24,13 +24,16 @@ from tasks import sample_prompts
 STEPS, SEEDS = 1200, 3
 
 
-def scaled(name, std):
-    """A change: the parameters whose names hold `name`, drawn anew with standard deviation std."""
-    def change(params, rng):
-        for key, p in params.items():
-            if name in key and p.ndim == 2:
-                p[:] = std * rng.standard_normal(p.shape)
-    return change
+def small_matrices(params, rng):
+    """A change: the blocks' matrices with GPT-2's standard deviation, and all else as it was."""
+    for name, p in params.items():
+        if name.startswith("h.") and p.ndim == 2:
+            p *= 0.02 * len(p) ** 0.5
+
+
+def small_positions(params, rng):
+    """A change: positions drawn at random, with GPT-2's standard deviation."""
+    params["wpe.weight"][:] = 0.02 * rng.standard_normal(params["wpe.weight"].shape)
 
 
 def independent_keys(params, rng):
@@ -63,8 +66,9 @@ VARIANTS = {  # name: (changes of the size, change of the initial parameters, op
     "Adam alone, 1e-3": ({"lr": 1e-3}, None, PlainAdam),
     "Adam alone, 2e-3": ({"lr": 2e-3}, None, PlainAdam),
     "Adam alone, 4e-3": ({"lr": 4e-3}, None, PlainAdam),
-    "matrices start at 0.02, as in GPT-2": ({}, scaled("h.", 0.02), None),
-    "positions start at 0.02, not as waves": ({}, scaled("wpe", 0.02), None),
+    "Adam alone, 8e-3": ({"lr": 8e-3}, None, PlainAdam),
+    "matrices start at 0.02, as in GPT-2": ({}, small_matrices, None),
+    "positions start at 0.02, not as waves": ({}, small_positions, None),
     "keys start independent of queries": ({}, independent_keys, None),
     "half the learning rates": ({"lr": 1.5e-3, "matrix_lr": 0.01}, None, None),
 }
