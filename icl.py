@@ -463,6 +463,7 @@ class Muon(Adam):
     every singular value to about one. As P is symmetric, the next A is P A P: the steps iterate
     that small square matrix alone, and Q, the product of their P's, multiplies X once, at the end.
     Dividing by sqrt(v) then lets every neuron, a column, take steps of one size.
+    Jordan's factor has columns / rows (his matrices are transposed); no difference was seen here.
     Sources: Jordan 2024, https://kellerjordan.github.io/posts/muon/, and, for N, Li et al. 2025,
     NorMuon, arXiv 2510.05491, algorithm 1.
     """

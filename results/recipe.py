@@ -1,6 +1,6 @@
 """What each part of the training recipe is worth: take one away at a time, three seeds each.
 
-    python results/recipe.py        a quarter of an hour on two cores; prints recipe.txt
+    python results/recipe.py        ten minutes on two cores; prints recipe.txt
 
 Every variant trains the tiny size's sparse specialist for 1,200 steps. What counts is its error
 above the exact optimum, averaged over the ICL curve, on 5,000 fresh prompts.
