@@ -189,10 +189,24 @@ def attention(qkv, n_head, stride=1):
     return y.reshape(B, -1, C), backward
 
 
-def mean_squared_error(predictions, ys):
-    """loss = mean of (predictions - ys)^2;  dpredictions = 2 (predictions - ys) / size."""
+def mean_squared_error(predictions, ys, weights):
+    """loss = mean of w (predictions - ys)^2;  dpredictions = 2 w (predictions - ys) / size."""
     error = predictions - ys
-    return np.mean(error * error), lambda: error * (2 / error.size)
+    weighted = weights * error
+    return np.mean(weighted * error), lambda: weighted * (2 / error.size)
+
+
+def loss_weights(xs, ys):
+    """Weights (B, N) for the loss: one over f(x_k)^2 as x_k and the examples before it foretell it.
+
+    w_k = 1 / (v_k q_k),  v_k = (1 + sum_{i<k} y_i^2) / k,  q_k = (1 + |x_k|^2) / (1 + d).
+    As w_k sees nothing of y_k or later, the least loss still belongs to the posterior mean. Prompts
+    with large values no longer rule the gradient: generalised least squares, on a rough variance.
+    """
+    B, N, d = xs.shape
+    before = np.concatenate([np.zeros_like(ys[:, :1]), np.cumsum(ys[:, :-1] ** 2, axis=1)], axis=1)
+    v = (1 + before) / np.arange(1, N + 1, dtype=ys.dtype)
+    return (1 + d) / (v * (1 + np.sum(xs * xs, axis=2)))
 
 
 @lru_cache
@@ -347,12 +361,12 @@ def threads():
     return _threads
 
 
-def _shards(xs, ys):
+def _shards(xs, *others):
     """Split the batch where its size alone says, never the number of threads: the bits stay."""
     tokens = len(xs) * (2 * xs.shape[1] - 1)
     least = 4 if tokens >= 2560 else 2  # 8 cost the paper's step 15% more on two cores
     n = min(max(least, tokens // 1280), len(xs))  # more tokens at once leave the cache
-    return zip(np.array_split(xs, n), np.array_split(ys, n))
+    return zip(*(np.array_split(a, n) for a in (xs, *others)))
 
 
 def check_prompts(xs, ys, n_dims=None, n_points=None):
@@ -387,20 +401,22 @@ def predict(params, config, xs, ys):
     return np.concatenate(list(_pool.map(run, _shards(xs, ys))))
 
 
-def loss_and_grads(params, config, xs, ys):
+def loss_and_grads(params, config, xs, ys, weights=None):
     """Mean squared error over all B N predictions, and its gradients under the parameters' names.
 
-    Raises ValueError as check_prompts does.
+    weights (B, N), if given, of the squares in the mean. Raises ValueError as check_prompts does.
     """
     check_prompts(xs, ys, config.n_dims, config.n_points)
+    weights = np.ones_like(ys) if weights is None else weights
 
     def run(shard):
-        predictions, backward = transformer(params, config, *shard)
-        loss, error_backward = mean_squared_error(predictions, shard[1])
-        share = len(shard[0]) / len(xs)
+        xs_here, ys_here, weights_here = shard
+        predictions, backward = transformer(params, config, xs_here, ys_here)
+        loss, error_backward = mean_squared_error(predictions, ys_here, weights_here)
+        share = len(xs_here) / len(xs)
         return loss * share, backward(error_backward() * share)
 
-    results = _pool.map(run, _shards(xs, ys))
+    results = _pool.map(run, _shards(xs, ys, weights))
     loss, grads = next(results)
     for shard_loss, shard_grads in results:  # in the shards' order, whichever is done first
         loss += shard_loss
@@ -409,9 +425,9 @@ def loss_and_grads(params, config, xs, ys):
     return float(loss), grads
 
 
-def train_step(params, config, optimizer, xs, ys):
+def train_step(params, config, optimizer, xs, ys, weights=None):
     """One step of the optimiser on the prompts xs (B, N, d), ys (B, N), on every core; the loss."""
-    loss, grads = loss_and_grads(params, config, xs, ys)
+    loss, grads = loss_and_grads(params, config, xs, ys, weights)
     optimizer.update(params, grads)
     return loss
 

@@ -138,16 +138,17 @@ def test_attention_is_the_softmax_formula_written_as_loops():
 
 
 def test_gradient_of_mean_squared_error():
-    predictions, ys = rng().standard_normal((2, 4, 3))
-    _, backward = icl.mean_squared_error(predictions, ys)
-    assert_gradients(lambda p: icl.mean_squared_error(p, ys)[0], (backward(),), (predictions,))
+    predictions, ys, weights = rng().standard_normal((3, 4, 3))
+    loss = lambda p: icl.mean_squared_error(p, ys, weights)
+    assert_gradients(lambda p: loss(p)[0], (loss(predictions)[1](),), (predictions,))
 
 
 def test_gradient_of_the_whole_model():
     params, config, xs, ys = small_model(n_layer=2)
-    _, grads = icl.loss_and_grads(params, config, xs, ys)
+    weights = icl.loss_weights(xs, ys)
+    _, grads = icl.loss_and_grads(params, config, xs, ys, weights)
     assert grads.keys() == params.keys()
-    f = lambda *arrays: icl.loss_and_grads(dict(zip(params, arrays)), config, xs, ys)[0]
+    f = lambda *arrays: icl.loss_and_grads(dict(zip(params, arrays)), config, xs, ys, weights)[0]
     assert_gradients(f, [grads[name] for name in params], list(params.values()))
 
 
@@ -179,11 +180,36 @@ def test_a_shorter_prompt_gets_the_same_predictions():
 
 def test_sharded_gradient_is_the_whole_batchs():
     params, config, xs, ys = small_model()
-    predictions, backward = icl.transformer(params, config, xs, ys)
-    whole = backward(2 * (predictions - ys) / ys.size)
-    loss, grads = icl.loss_and_grads(params, config, xs, ys)
-    assert np.isclose(loss, np.mean((predictions - ys) ** 2))
-    assert all(np.allclose(grads[name], whole[name]) for name in whole)
+    for w in (None, rng(1).random(ys.shape)):
+        factor = 1 if w is None else w
+        predictions, backward = icl.transformer(params, config, xs, ys)
+        whole = backward(2 * factor * (predictions - ys) / ys.size)
+        loss, grads = icl.loss_and_grads(params, config, xs, ys, w)
+        assert np.isclose(loss, np.mean(factor * (predictions - ys) ** 2))
+        assert all(np.allclose(grads[name], whole[name]) for name in whole)
+
+
+def test_loss_weights_see_only_what_the_prediction_may_and_follow_their_formula():
+    xs, ys = sample_prompts(SparseLinear(4, 1), rng(), 6, 5)
+    weights = icl.loss_weights(xs, ys)
+    for k in range(5):
+        other_xs, other_ys = xs.copy(), ys.copy()
+        other_xs[:, k + 1:], other_ys[:, k:] = 7, -7
+        assert (icl.loss_weights(other_xs, other_ys)[:, k] == weights[:, k]).all()
+        for b in range(6):
+            v = (1 + sum(y * y for y in ys[b, :k])) / (k + 1)
+            q = (1 + sum(x * x for x in xs[b, k])) / 5
+            assert np.isclose(weights[b, k], 1 / (v * q))
+
+
+def test_loss_weights_leave_the_optimum_where_it_is():
+    f = Mixture((DenseLinear(2), SparseLinear(2, 1)))
+    xs, ys = sample_prompts(f, rng(), 20_000, 4)
+    best, weights = baselines.bayes(f)(xs, ys), icl.loss_weights(xs, ys)
+    slope = weights * (best - ys) * best  # of the loss, as all predictions grow together
+    assert (abs(slope.mean(0)) <= 4.5 * slope.std(0) / len(xs) ** 0.5 + 1e-6).all()
+    slope = (abs(ys) + 1) ** -2 * (best - ys) * best  # such weights, with sight of y, would not
+    assert (abs(slope.mean(0)[1:]) > 5 * slope.std(0)[1:] / len(xs) ** 0.5).any()
 
 
 def test_any_number_of_threads_gives_the_same_bits():

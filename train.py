@@ -155,7 +155,7 @@ class Run:
     path: Path
     step: int = 0
     seconds: float = 0.0  # spent on the steps so far
-    log: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))  # rows: step, mean loss
+    log: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))  # step, mean weighted loss
 
     def __post_init__(self):
         e = self.experiment
@@ -189,7 +189,8 @@ class Run:
         self.optimizer.lr, self.optimizer.matrix_lr = size.lr * schedule, size.matrix_lr * schedule
         xs, ys = sample_prompts(self.function_class, self.rng, size.batch, e.n_points)
         try:
-            loss = icl.train_step(self.params, self.config, self.optimizer, xs, ys)
+            loss = icl.train_step(self.params, self.config, self.optimizer, xs, ys,
+                                  icl.loss_weights(xs, ys))
         except FloatingPointError as error:
             raise ValueError(f"{self.name} diverged at step {self.step + 1} with seed {self.seed}: "
                              f"{error}; lower the learning rates in SIZES. The last checkpoint, of "
@@ -275,7 +276,8 @@ def train(run, say, stop):
     """Train until done, or until stop() says to: then Stopped. Saves about every half minute."""
     xs, ys = sample_prompts(run.function_class, random_stream(run.seed, "optimum"), 2000,
                             run.experiment.n_points)
-    optimum = np.mean((baselines.bayes(run.function_class)(xs, ys) - ys) ** 2)
+    best = baselines.bayes(run.function_class)(xs, ys)
+    optimum, _ = icl.mean_squared_error(best, ys, icl.loss_weights(xs, ys))
     started, first, saved, cost = time.monotonic(), run.step, time.monotonic(), 0.0
     while not run.finished and not stop():
         run.one_step()
