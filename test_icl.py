@@ -584,7 +584,7 @@ def test_a_finding_holds_only_where_its_whole_interval_is_within_the_bound():
     assert verdict(1.0, 0.1, None, 0.8) == verdict(1.0, 0.1, 1.2, None) == "does not hold"
     assert verdict(1.0, 0.1, None, None) == "measured"
     assert verdict(math.nan, 0.1, None, 1.2) == verdict(1.0, math.nan, 0.8, None) == "undecided"
-    assert verdict(1.0, 0.1, None, 0.8, too_small=True).startswith("does not hold: too small")
+    assert verdict(1.0, 0.1, None, 0.8, too_small=True) == "does not hold at this size"
     assert train.finding("", [("", 1, 0.1, None, 2), ("", 1, 0.1, 2, None)]).verdict == (
         "does not hold")
 

@@ -663,7 +663,7 @@ def finding(claim, parts, too_small=False):
     """A finding from parts (what, value, margin, least, most): each bound None or a number.
 
     It holds where every interval lies within its bounds, does not hold where one lies outside, and
-    is undecided where one straddles a bound. At a size too small to show it, that is said instead.
+    is undecided where one straddles a bound; where the size is too small to show it, that is said.
     """
     verdict = "holds" if any(part[3:] != (None, None) for part in parts) else "measured"
     for _, value, margin, least, most in parts:
@@ -674,12 +674,13 @@ def finding(claim, parts, too_small=False):
         if not ((least is None or low >= least) and (most is None or high <= most)):
             verdict = "undecided"  # or not a number
     if verdict in ("does not hold", "undecided") and too_small:
-        verdict = f"{verdict}: too small a size to show it"
+        verdict += " at this size"
     bound = lambda least, most: (f" (at least {least:g})" if least is not None else
                                  f" (at most {most:g})" if most is not None else "")
     rounded = lambda v, digits: f"{float(f'{v:.{digits}g}'):g}"  # 210, not 2.1e+02
-    measured = "; ".join(f"{what} {rounded(value, 3)} ± {rounded(margin, 2)}{bound(least, most)}"
-                         for what, value, margin, least, most in parts)
+    measured = "; ".join(
+        f"{what} {rounded(value, 3)} ± {rounded(margin, 2)}{bound(least, most)}"
+        for what, value, margin, least, most in parts)
     return Finding(claim, measured, verdict)
 
 
@@ -688,10 +689,9 @@ def excess(figure, most=None, most_on_average=None):
     over = figure.errors["mixture model"] - figure.errors[MIXED]
     value, margin = mean_and_margin(over)
     margin *= everywhere(len(value))
-    worst, name = np.argmax(value + margin), figure.name.removeprefix("icl-")
-    return [(f"{name}, worst after {figure.x[worst]} examples:", value[worst], margin[worst], None,
-             most),
-            (f"{name}, on average:", *mean_and_margin(over.mean(1)), None, most_on_average)]
+    worst = np.argmax(value + margin)
+    return [(f"worst after {figure.x[worst]} examples:", value[worst], margin[worst], None, most),
+            ("on average:", *mean_and_margin(over.mean(1)), None, most_on_average)]
 
 
 def ratio(what, figure, a, b, least=None, most=None):
@@ -701,41 +701,38 @@ def ratio(what, figure, a, b, least=None, most=None):
 
 
 def findings_on_classes(e, figures, too_small, **bounds):
-    """What both experiments share: optimal on each class, at no extra cost; no transfer.
+    """What both experiments share, class by class: near-optimal, at no extra cost; no transfer.
 
     bounds: those of excess().
     """
-    first, second = (f"{name} model" for name in e.classes)
-    f1, f2 = (figures[f"icl-{name}"] for name in e.classes)
-    name1, name2 = e.classes
-    where = "at every number of examples" if "most" in bounds else "on average over the ICL curve"
-    yield finding("The mixture model is near-optimal on each class: its error exceeds the exact "
-                  f"optimum of the mixture by at most 0.05 {where}",
-                  excess(f1, **bounds) + excess(f2, **bounds), too_small)
-    yield finding("Not knowing the class costs it almost nothing: its error over the specialist's",
-                  [ratio(f"{name1}:", f1, "mixture model", first, most=1.1),
-                   ratio(f"{name2}:", f2, "mixture model", second, most=1.1),
-                   ratio(f"the exact optimum itself pays on {name1}:", f1, MIXED, OWN),
-                   ratio(f"on {name2}:", f2, MIXED, OWN)], too_small)
-    yield finding("Specialists do not transfer: their error over the mixture model's",
-                  [ratio(f"{first} on {name2}:", f2, first, "mixture model", least=2),
-                   ratio(f"{second} on {name1}:", f1, second, "mixture model", least=2),
-                   ratio(f"perfect ones over the mixture's optimum, {first} on {name2}:", f2, OTHER,
-                         MIXED),
-                   ratio(f"{second} on {name1}:", f1, OTHER, MIXED)], too_small)
+    for name in e.classes:
+        yield finding(f"Near-optimal on {name} functions: the mixture model's error over the exact "
+                      "optimum of the mixture", excess(figures[f"icl-{name}"], **bounds), too_small)
+    for name in e.classes:
+        f = figures[f"icl-{name}"]
+        yield finding(f"Not knowing that functions are {name} costs it almost nothing: its error "
+                      "over the specialist's",
+                      [ratio("times", f, "mixture model", f"{name} model", most=1.1),
+                       ratio("the exact optimum itself pays", f, MIXED, OWN)], too_small)
+    for name, other in zip(e.classes, reversed(e.classes)):
+        f = figures[f"icl-{name}"]
+        yield finding(f"The {other} specialist fails on {name} functions: its error over the "
+                      "mixture model's",
+                      [ratio("times", f, f"{other} model", "mixture model", least=2),
+                       ratio("a perfect specialist's over the mixture's optimum", f, OTHER, MIXED)],
+                      too_small)
 
 
 def findings_sparse(e, figures, too_small):
     """The paper's claims about dense and sparse functions, on figures by name."""
     yield from findings_on_classes(e, figures, too_small, most=0.05)
     dense, sparse = figures["icl-dense"], figures["icl-sparse"]
-    yield finding("Against the classics, the mixture model is like least squares on dense "
-                  "functions, and on sparse ones better than it and as good as the Lasso",
-                  [ratio("error over least squares', dense:", dense, "mixture model",
-                         "least squares", most=1.1),
-                   ratio("sparse:", sparse, "mixture model", "least squares", most=1),
-                   ratio("error over the Lasso's, sparse:", sparse, "mixture model", "Lasso",
-                         most=1)], too_small)
+    yield finding("As good as least squares on dense functions: its error over theirs",
+                  [ratio("times", dense, "mixture model", "least squares", most=1.1)], too_small)
+    yield finding("Better than least squares on sparse functions, and as good as a Lasso tuned on "
+                  "them: its error over theirs",
+                  [ratio("least squares:", sparse, "mixture model", "least squares", most=1),
+                   ratio("Lasso:", sparse, "mixture model", "Lasso", most=1)], too_small)
     f, d, nnz = figures["nnz-distance"], e.size.n_dims, e.size.nnz
     middle = (f.x > nnz) & (f.x <= min(7, d - 1))
     apart = "dense model to sparse model"
@@ -754,7 +751,7 @@ def findings_sparse(e, figures, too_small):
                    for k in n.x[middle] if not np.isnan(over[:, n.x == k]).any()], too_small)
     name = next(iter(figures["noise-floor"].errors)).removeprefix("mixture model, ")
     yield from findings_on_failure(figures, {name: (0.5, None)})
-    yield findings_on_selection(figures["selection"], too_small)
+    yield from findings_on_selection(figures["selection"], too_small)
 
 
 def findings_sine(e, figures, too_small):
@@ -766,35 +763,36 @@ def findings_sine(e, figures, too_small):
     times = lambda a, b: ratio_and_margin(a, b, paired=False)
     fall = lambda p: ratio_and_margin(*(half.errors[p][:, first:first + 5].mean(1)
                                         for first in (e.n_points - 5, e.n_points // 2 - 2)))
-    yield finding("It does not generalise to combinations of its classes: its error rises from "
-                  "both ends, is 10 times theirs at weight 0.5 and hardly falls with more "
-                  "examples, though the optimum is near 0",
+    yield finding("From either class to the other its error rises",
                   [("weight 0.2, times the sinusoids':", *times(at(0.2), at(0)), 1, None),
-                   ("weight 0.8, times the lines':", *times(at(0.8), at(1)), 1, None),
-                   ("weight 0.5, times the sinusoids':", *times(at(0.5), at(0)), 10, None),
+                   ("weight 0.8, times the lines':", *times(at(0.8), at(1)), 1, None)], too_small)
+    yield finding("It fails on half of each, where the optimum is near 0: its error over that on "
+                  "its classes",
+                  [("times the sinusoids':", *times(at(0.5), at(0)), 10, None),
                    ("times the lines':", *times(at(0.5), at(1)), 10, None),
-                   ("error at the last 5 positions, over that at 5 half-way:",
-                    *fall("mixture model"), 0.75, None),
-                   ("for the optimum of the mixture that is:", *fall(MIXED), None, None),
                    ("optimum for them:", *mean_and_margin(half.errors[OWN][:, -1]), None, 0.02)],
                   too_small)
+    yield finding("More examples hardly help there: its error at the last 5 positions over that at "
+                  "5 half-way",
+                  [("times", *fall("mixture model"), 0.75, None),
+                   ("the optimum of the mixture:", *fall(MIXED), None, None)], too_small)
     f = freq.errors["mixture model"]
     common = int(np.argmax(freq.backdrop))
-    yield finding("It fails at frequencies rare in pretraining: error at the tails over that at "
-                  f"frequency {freq.x[common]:.2g}, where pretraining was densest",
-                  [(f"at {freq.x[0]:.2g}:", *times(f[:, 0], f[:, common]), 10, None),
-                   (f"at {freq.x[-1]:.2g}:", *times(f[:, -1], f[:, common]), 10, None),
-                   ("optimum at the highest:", *mean_and_margin(freq.errors[OWN][:, -1]), None,
-                    0.02)], too_small)
+    for tail in (-1, 0):
+        yield finding(f"It fails at frequency {freq.x[tail]:.2g}, rare in pretraining: its error "
+                      f"over that at {freq.x[common]:.2g}, where pretraining was densest",
+                      [("times", *times(f[:, tail], f[:, common]), 10, None),
+                       ("optimum there:", *mean_and_margin(freq.errors[OWN][:, tail]), None,
+                        0.02)], too_small)
     yield from findings_on_failure(figures, {"half and half": (0.5, None),
                                              f"frequency {freq.x[-1]:.2g}": (None, 0.1)})
-    yield findings_on_selection(figures["selection"], too_small)
+    yield from findings_on_selection(figures["selection"], too_small)
 
 
 def findings_shares(e, figures, too_small):
     """Whether the prior that a mixture model acts on is the share of the class in pretraining."""
     for figure in figures.values():
-        yield findings_on_selection(figure, too_small)
+        yield from findings_on_selection(figure, too_small)
 
 
 def findings_on_failure(figures, cases):
@@ -813,16 +811,17 @@ def findings_on_failure(figures, cases):
 
 
 def findings_on_selection(figure, too_small):
-    """How far the model's weights are from the exact posterior's, at their farthest."""
-    parts, lines = [], list(figure.errors.items())
+    """How far a model's weight on a class is from the exact posterior's, at its farthest."""
+    lines = list(figure.errors.items())
     for (name, model), (_, exact) in zip(lines[::2], lines[1::2]):
         value, margin = mean_and_margin(model - exact)
         margin *= everywhere(np.isfinite(value).sum())
         worst = np.nanargmax(abs(value) + margin)
-        parts.append((f"{name}, farthest at example {figure.x[worst]}:", abs(value[worst]),
-                      margin[worst], None, 0.1))
-    return finding(f"It selects as Bayes does: the {figure.ylabel} is the exact posterior's to "
-                   "within 0.1 at every number of examples", parts, too_small)
+        who, shown = name.split(", ")
+        yield finding(f"On {shown} the {who} selects as Bayes does: its {figure.ylabel} minus the "
+                      "exact posterior's", [(f"worst after {figure.x[worst]} examples:",
+                                              abs(value[worst]), margin[worst], None, 0.1)],
+                      too_small)
 
 
 # --------------------------------------------------------------------------------------- figures
