@@ -968,7 +968,7 @@ def report(size, sections, settings):
     body = []
     for heading, findings, svgs in sections:
         items = "".join(f'<li><span class="verdict">{html.escape(f.verdict)}</span>: '
-                        f'{html.escape(f.claim)}.<span class="measured">{html.escape(f.measured)}'
+                        f'{html.escape(f.claim)}<span class="measured">{html.escape(f.measured)}'
                         "</span></li>" for f in findings)
         figures = "".join(f"<figure style='margin:0'>{svg}</figure>" for svg in svgs)
         body.append(f"<h2>{html.escape(heading)}</h2><ul>{items}</ul>"
