@@ -2,7 +2,7 @@
 
 A *predictor* is a function (xs, ys) -> predictions, xs (B, N, d), ys (B, N), predictions (B, N),
 in which prediction k depends on the examples 1..k-1 and on x_k only. Here everything is computed
-in float64, whatever comes in; prompts that are none raise ValueError, as icl.check_prompts says.
+in float64, whatever comes in; arrays that are no prompts raise ValueError (icl.check_prompts).
 """
 from icl import check_prompts  # before NumPy: it holds the BLAS to one thread
 
@@ -30,12 +30,14 @@ def lasso(xs, ys, alpha, tol=1e-9, max_sweeps=10_000):
     """Lasso on the examples so far: min over w of ||y - X w||^2 / (2n) + alpha ||w||_1.
 
     xs (B, N, d), ys (B, N) -> predictions (B, N). alpha: one number, or (N,), one for each number
-    of examples. Every prompt is solved until its duality gap is below tol mean(y^2).
+    of examples. Every prompt is solved until its duality gap is below tol mean(y^2), or for
+    max_sweeps sweeps.
 
     Coordinate descent, for all prompts at once and warm-started from n - 1 examples: with
     r = X^T (y - X w) / n and G = X^T X / n,  w_j <- S(r_j + G_jj w_j, alpha) / G_jj, where
     S(z, a) = sign(z) max(|z| - a, 0). Source: Friedman, Hastie, Tibshirani 2010, "Regularization
-    paths for generalized linear models via coordinate descent", sections 2.1 and 2.2.
+    paths for generalized linear models via coordinate descent", sections 2.1 and 2.2. Between
+    sweeps, leaps to the minimum for the present signs of w speed it up.
     """
     xs, ys = _float64(xs, ys)
     B, N, d = xs.shape
@@ -59,7 +61,7 @@ def _descend(G, c, y2, alpha, w, tol, max_sweeps):
     todo, v = np.arange(w.shape[1]), w.copy()  # the prompts that have not converged
     for sweep in range(max_sweeps):
         if sweep % 2:
-            for _ in range(3):  # past three crossings: won up to two thirds of the time
+            for _ in range(3):  # saves up to two thirds of the time
                 v = _leap(G, c, alpha, v)
         r = c - (G * v).sum(1)
         done = _duality_gap(c, y2, alpha, v, r) <= tol * y2
@@ -108,8 +110,8 @@ def _duality_gap(c, y2, alpha, w, r):
     return (1 + s * s) / 2 * e2 + alpha * np.abs(w).sum(0) - s * (y2 - wc)
 
 
-def _float64(xs, ys):
-    check_prompts(xs, ys)
+def _float64(xs, ys, n_dims=None):
+    check_prompts(xs, ys, n_dims)
     return xs.astype(np.float64), ys.astype(np.float64)
 
 
@@ -133,10 +135,15 @@ def bayes(function_class, noise_times=1.0):
 
     Given one hypothesis the class is linear in Gaussian weights, so its posterior is Gaussian and
     one example updates it in closed form (recursive least squares, the Kalman filter without
-    dynamics). How well each hypothesis predicted the examples so far weighs it against the rest:
+    dynamics). How well each hypothesis predicted the examples so far weighs it against the rest.
+    From mean m = 0, covariance P = I and the prior as weight, at every x, phi its features:
 
-        s = phi . P phi + noise,  e = y - phi . m,  m += P phi e / s,  P -= P phi (P phi)^T / s,
-        log weight -= (e^2 / s + log s) / 2,   prediction = sum of weight (phi . m).
+        predict f(x):  sum of weight (phi . m) over the hypotheses, weights normalised to sum to 1
+        then see y:    e = y - phi . m,  the error,   s = phi . P phi + noise,  its variance
+                       log weight -= (e^2 / s + log s) / 2
+                       m += P phi e / s,   P -= P phi (P phi)^T / s
+
+    Exact but for the hypotheses' noise, and the grid of frequencies that Sinusoid makes of theirs.
 
     Source: Bishop 2006, "Pattern Recognition and Machine Learning", sections 3.3 and 3.4.
     """
@@ -161,8 +168,7 @@ def class_probabilities(mixture):
 
 def _posterior(groups, xs, ys, n_dims):
     """Predictions (B, N) and the probability (groups, B, N) of each group of hypotheses."""
-    check_prompts(xs, ys, n_dims)
-    xs, ys = _float64(xs, ys)
+    xs, ys = _float64(xs, ys, n_dims)
     shapes = [h.features(xs[:1, 0]).shape for h in groups]  # (F, M, 1) each
     # As many prompts at once as keep P, of F F M numbers each, in a core's cache: won up to 40%.
     n = max(1, 2**17 // sum(F * F * M for F, M, _ in shapes))
@@ -172,11 +178,14 @@ def _posterior(groups, xs, ys, n_dims):
 
 
 def _recursion(groups, xs, ys):
-    """The formulas of `bayes`, for as many prompts as fit in memory."""
-    B, N, d = xs.shape
+    """The formulas of `bayes`, for one chunk of prompts."""
+    B, N, _ = xs.shape
     with np.errstate(divide="ignore"):
         log_weights = [np.log(h.prior)[:, None] + np.zeros(B) for h in groups]  # (M, B) each
-    state = [None] * len(groups)
+    state = []
+    for h in groups:
+        F, M, _ = h.features(xs[:, 0]).shape
+        state.append((np.zeros((F, M, B)), np.tile(np.eye(F)[:, :, None, None], (1, 1, M, B))))
     predictions, parts = np.zeros((B, N)), np.zeros((len(groups), B, N))
     for k in range(N):
         top = np.max([lw.max(0) for lw in log_weights], axis=0)  # (B,)
@@ -184,10 +193,6 @@ def _recursion(groups, xs, ys):
         total = sum(weight.sum(0) for weight in weights)
         for i, h in enumerate(groups):
             phi = h.features(xs[:, k])  # (F, M, B)
-            if state[i] is None:
-                F, M = phi.shape[:2]
-                P = np.broadcast_to(np.eye(F)[:, :, None, None], (F, F, M, B)).copy()
-                state[i] = np.zeros((F, M, B)), P
             m, P = state[i]
             mean = (phi * m).sum(0)  # (M, B)
             predictions[:, k] += (weights[i] * mean).sum(0) / total

@@ -8,7 +8,8 @@ An operation returns its output and a function `backward`, which takes the gradi
 with respect to that output and returns the gradients with respect to the inputs, in their order.
 There is no graph and no autograd library: the model's backward is its forward read in reverse.
 
-Shapes: B prompts, N points, T = 2N - 1 tokens, C channels, H heads, D = C / H, d dims, M = BT rows.
+Shapes: B prompts, N points, T = 2N - 1 tokens, Q of them queries, C channels, H heads, D = C / H,
+d dims, M = BT rows.
 """
 import os
 
@@ -60,7 +61,7 @@ class Config:
         """Names and shapes of all parameters: GPT-2's, between Garg et al.'s read_in, read_out."""
         d, C = self.n_dims, self.n_embd
         shapes = {"read_in.weight": (d, C), "read_in.bias": (C,),
-                  "wpe.weight": (2 * self.n_points, C)}
+                  "wpe.weight": (2 * self.n_points, C)}  # the last row is never read
         for i in range(self.n_layer):
             h = f"h.{i}"
             shapes |= {f"{h}.ln_1.weight": (C,), f"{h}.ln_1.bias": (C,),
@@ -197,11 +198,11 @@ def mean_squared_error(predictions, ys, weights):
 
 
 def loss_weights(xs, ys):
-    """Weights (B, N) for the loss: one over f(x_k)^2 as x_k and the examples before it foretell it.
+    """Weights (B, N) for the loss: one over a forecast of f(x_k)^2, from x_k and the earlier y's.
 
     w_k = 1 / (v_k q_k),  v_k = (1 + sum_{i<k} y_i^2) / k,  q_k = (1 + |x_k|^2) / (1 + d).
-    As w_k sees nothing of y_k or later, the least loss still belongs to the posterior mean. Prompts
-    with large values no longer rule the gradient: generalised least squares, on a rough variance.
+    As w_k sees nothing of y_k or later, the posterior mean still has the least loss. But prompts of
+    large values no longer rule the gradient: weighted least squares, with a rough variance.
     """
     B, N, d = xs.shape
     before = np.concatenate([np.zeros_like(ys[:, :1]), np.cumsum(ys[:, :-1] ** 2, axis=1)], axis=1)
@@ -362,7 +363,7 @@ def threads():
 
 
 def _shards(xs, *others):
-    """Split the batch where its size alone says, never the number of threads: the bits stay."""
+    """Split the batch by its size alone, never by the number of threads: sums keep their bits."""
     tokens = len(xs) * (2 * xs.shape[1] - 1)
     least = 4 if tokens >= 2560 else 2  # 8 cost the paper's step 15% more on two cores
     n = min(max(least, tokens // 1280), len(xs))  # more tokens at once leave the cache
@@ -392,7 +393,9 @@ def check_prompts(xs, ys, n_dims=None, n_points=None):
 
 
 def predict(params, config, xs, ys):
-    """Predictions (B, N) of f(x_k), each from x_k and the examples before it, without ys[:, -1].
+    """Predictions (B, N) of f(x_k), each from x_k and the examples before it.
+
+    So ys[:, -1] has no influence: where it is what you want to know, any finite number will do.
 
     xs (B, N, d), ys (B, N), with N up to config.n_points. Raises ValueError as check_prompts does.
     """
@@ -426,7 +429,10 @@ def loss_and_grads(params, config, xs, ys, weights=None):
 
 
 def train_step(params, config, optimizer, xs, ys, weights=None):
-    """One step of the optimiser on the prompts xs (B, N, d), ys (B, N), on every core; the loss."""
+    """One step of the optimiser on prompts xs (B, N, d), ys (B, N); returns the (weighted) loss.
+
+    The batch's shards, 2 to 4 at the sizes of train.py, share the cores.
+    """
     loss, grads = loss_and_grads(params, config, xs, ys, weights)
     optimizer.update(params, grads)
     return loss
@@ -471,7 +477,7 @@ class Adam:
 
 
 class Muon(Adam):
-    """Muon for the blocks' matrices, Adam for the rest: momentum replaced by its nearest rotation.
+    """Muon for the blocks' matrices, Adam for the rest: momentum with its singular values made one.
 
     M = b M + g,  R = U V^T where g + b M = U S V^T,  v = c v + (1 - c) mean of R^2 over inputs,
     p -= lr sqrt(max(1, rows / columns)) N,  N = R / sqrt(v), scaled to the norm of R.

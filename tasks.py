@@ -7,9 +7,10 @@ is trained on prompts whose functions come from a *pretraining mixture* of class
 Each class here does two things:
 
     sample(rng, batch_size) -> f     one random function per prompt: f(xs), (B, N, d) -> (B, N)
-    hypotheses() -> list             groups of linear models with their prior probabilities, what
-                                     an ideal learner, who knows the class, believes before the
-                                     first example: the Bayes predictor is built from them
+    hypotheses() -> list             the class as Bayesian linear regressions, each with its prior
+                                     probability, what an ideal learner, who knows the class,
+                                     believes before the first example: one for each choice of
+                                     non-zero coefficients, say, or for each frequency
 
 All are scaled to Var f(x) = 1, so that always predicting zero costs 1; combinations of two are not.
 """
@@ -23,10 +24,12 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Hypotheses:
-    """A group of M linear models f(x) = phi_m(x) . w with w ~ N(0, I_F), y = f(x) + N(0, noise).
+    """M linear models f(x) = phi_m(x) . w, w ~ N(0, I_F), of F features each: they fit one array.
 
-    features: x (B, d) -> phi (F, M, B). prior: (M,), each model's probability.
-    noise: a floor on the variance that keeps the posterior finite; small beside Var f = 1.
+    features: x (B, d) -> phi (F, M, B); for sinusoids, say, sin and cos of each frequency times x.
+    prior: (M,), each model's probability. noise: the variance of y around f(x) that the posterior
+    assumes, small beside Var f = 1. The prompts have none; without it, once w is determined, the
+    posterior would divide by a variance of zero.
     """
     features: Callable
     prior: np.ndarray
@@ -139,7 +142,7 @@ class Mixture:
         weights = (1 / n,) * n if self.weights is None else tuple(map(float, self.weights))
         if len(weights) != n:
             raise ValueError(f"weights must be {n} numbers, one a component, not {len(weights)}")
-        if not all(w >= 0 for w in weights) or abs(sum(weights) - 1) > 1e-6:
+        if not all(w >= 0 for w in weights) or abs(sum(weights) - 1) > 1e-8:
             raise ValueError(f"weights must be non-negative and sum to 1, not {weights}")
         object.__setattr__(self, "weights", weights)
         _check_dims(self.components)

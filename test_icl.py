@@ -88,10 +88,7 @@ def raises(kind, f, *words):
 
 def test_gradient_of_linear():
     r = rng()
-    assert_operation(
-    icl.linear, r.standard_normal(
-        (7, 3)), r.standard_normal(
-            (3, 4)), r.standard_normal(4))
+    assert_operation(icl.linear, *map(r.standard_normal, ((7, 3), (3, 4), 4)))
 
 
 def test_gradient_of_layernorm():
@@ -346,8 +343,8 @@ def test_impossible_classes_are_refused_by_name():
             (lambda: DenseLinear(2.5), ("n_dims", "2.5")),
             (lambda: SparseLinear(5, 0), ("nnz", "1 to 5", "0")),
             (lambda: SparseLinear(5, 6), ("nnz", "1 to 5", "6")),
-            (lambda: Sinusoid(scale=-1.0), ("scale", "-1")
-             ), (lambda: Sinusoid(frequency=0.0), ("frequency",)),
+            (lambda: Sinusoid(scale=-1.0), ("scale", "-1")),
+            (lambda: Sinusoid(frequency=0.0), ("frequency",)),
             (lambda: Mixture(()), ("components",)),
             (lambda: Mixture((LINE, WAVE), (0.5, 0.6)), ("weights", "0.6")),
             (lambda: Mixture((LINE, WAVE), (1.5, -0.5)), ("weights", "-0.5")),
@@ -389,8 +386,8 @@ def test_lasso_meets_its_optimality_conditions():
     for alpha in (0.03, 0.3):
         for k in (1, 3, 6, 12):
             w = lasso_weights(xs, ys, alpha, k)
-            pull = np.einsum("bnd,bn->bd", xs[:, :k], ys[:, :k] - \
-                             (xs[:, :k] @ w[..., None])[..., 0]) / k
+            residual = ys[:, :k] - np.einsum("bnd,bd->bn", xs[:, :k], w)
+            pull = np.einsum("bnd,bn->bd", xs[:, :k], residual) / k
             zero = np.abs(w) < 1e-9
             assert np.all(np.abs(pull)[zero] <= alpha + 1e-4)  # |X^T e| / n <= alpha
             assert np.allclose(pull[~zero], alpha * np.sign(w[~zero]), atol=1e-4)
@@ -438,8 +435,8 @@ def brute_force(hypotheses, xs, ys, noise):
                 K = phi @ phi.T
                 S = K[:k, :k] + noise * np.eye(k)
                 means.append(K[k, :k] @ np.linalg.solve(S, y))
-                scores.append(math.log(prior) - (y @ np.linalg.solve(S, y) + \
-                              np.linalg.slogdet(S)[1]) / 2)
+                misfit = y @ np.linalg.solve(S, y) + np.linalg.slogdet(S)[1]
+                scores.append(math.log(prior) - misfit / 2)
             weights = np.exp(np.array(scores) - max(scores))
             predictions[b, k] = weights @ means / weights.sum()
     return predictions
@@ -460,10 +457,8 @@ def test_bayes_of_a_mixture_is_brute_force_over_the_union():
     mixture = Mixture((DenseLinear(4), SparseLinear(4, 1)), (0.3, 0.7))
     xs, ys = map(np.float64, sample_prompts(mixture, rng(), 20, 6))
     union = [(0.3, lambda x: x / 2)] + sparse_hypotheses(4, 1, 0.7)
-    assert np.allclose(
-    baselines.bayes(mixture)(
-        xs, ys), brute_force(
-            union, xs, ys, 1e-6), atol=1e-4)
+    ours = baselines.bayes(mixture)(xs, ys)
+    assert np.allclose(ours, brute_force(union, xs, ys, 1e-6), atol=1e-4)
 
 
 def test_bayes_of_a_combination_is_brute_force_over_the_pairs():
@@ -551,8 +546,8 @@ def test_the_weight_of_a_perfect_learner_is_the_posterior_and_of_a_specialist_0_
                              {"here": e.classes["dense"]}, 0, "selection", "", "sparse")
     weight = {p: figure.mean(p) for p in figure.errors}
     assert np.allclose(weight["perfect model, here"], weight["perfect posterior, here"])
-    assert np.allclose(weight["dense model, here"], 0) and np.allclose(
-        weight["sparse model, here"], 1)
+    assert np.allclose(weight["dense model, here"], 0)
+    assert np.allclose(weight["sparse model, here"], 1)
     assert weight["perfect model, here"][0] > 0.2 and weight["perfect model, here"][-1] < 1e-3
 
 
@@ -585,8 +580,14 @@ def test_a_finding_holds_only_where_its_whole_interval_is_within_the_bound():
     assert verdict(1.0, 0.1, None, None) == "measured"
     assert verdict(math.nan, 0.1, None, 1.2) == verdict(1.0, math.nan, 0.8, None) == "undecided"
     assert verdict(1.0, 0.1, None, 0.8, too_small=True) == "does not hold at this size"
-    assert train.finding("", [("", 1, 0.1, None, 2), ("", 1, 0.1, 2, None)]).verdict == (
-        "does not hold")
+    both = train.finding("", [("", 1, 0.1, None, 2), ("", 1, 0.1, 2, None)])
+    assert both.verdict == "does not hold"
+
+
+def test_the_worst_place_is_one_wholly_beyond_the_bound_where_there_is_one():
+    value, margin = np.array([0.06, 0.055, math.nan]), np.array([0.001, 0.010, math.nan])
+    assert train.worst_place(value, margin, 0.05) == 0
+    assert train.worst_place(value, margin, 0.06) == 1  # none is: the one that reaches farthest
 
 
 # -------------------------------------------------------------------------------------- the runs
@@ -627,19 +628,13 @@ def test_a_checkpoint_brings_back_every_bit():
     step = lambda p, o, r: icl.train_step(p, config, o, *sample_prompts(DenseLinear(2), r, 8, 4))
     step(params, optimizer, r)
     with scratch() as folder:
-        icl.save_checkpoint(
-    folder / "c.npz",
-    params,
-    config,
-    optimizer,
-    r,
-    note="hello",
-     a=np.arange(3))
+        icl.save_checkpoint(folder / "c.npz", params, config, optimizer, r, note="hello",
+                            a=np.arange(3))
         optimizer2, r2 = icl.Muon(params, 1e-2, 1e-2), rng(99)
         params2, config2, extra = icl.load_checkpoint(folder / "c.npz", optimizer2, r2)
         assert [p.name for p in folder.iterdir()] == ["c.npz"]
-    assert config2 == config and extra["note"] == "hello" and np.array_equal(
-        extra["a"], np.arange(3))
+    assert config2 == config and extra["note"] == "hello"
+    assert np.array_equal(extra["a"], np.arange(3))
     for _ in range(3):
         assert step(params, optimizer, r) == step(params2, optimizer2, r2)
     assert all(np.array_equal(params[name], params2[name]) for name in params)

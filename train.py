@@ -5,12 +5,13 @@
 """Train transformers on mixtures of function classes, compare them with the exact optimum, show it.
 
     python train.py --tiny          both experiments in minutes on a laptop
-    python train.py --small         an evening on a laptop, every finding visible
+    python train.py --small         an evening on a laptop: the paper's findings, measured
     python train.py                 the paper's size: 12 layers, 256 channels
 
 An experiment trains three models: one on each of two function classes (the specialists) and one on
-their 50:50 mixture. Then everybody who can predict, trained or computed, meets the same fresh
-prompts, and the program prints what the paper claims (arXiv 2311.00871) next to what was measured.
+their 50:50 mixture; "shares" trains on mixtures alone, 10:90, 50:50 and 90:10. Then everybody who
+can predict, trained or computed, meets the same fresh prompts, and the program prints what the
+paper claims (arXiv 2311.00871) next to what was measured.
 
 The file reads in that order: sizes and experiments, training, evaluation, findings, figures, main.
 """
@@ -79,8 +80,9 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Experiment:
-    """Two function classes by name, what each model is trained on by the model's, and a size.
+    """Two classes of functions, and models that are trained on one of them or on a mixture.
 
+    classes: name -> function class. pretraining: name of a model -> what it is trained on.
     steps: of training; the "mixture" model's are size.mixture_times as many. At 2 times it sees as
     many prompts of either class as that class's specialist.
     """
@@ -518,7 +520,7 @@ def evaluate_sine(e, predictors, seed):
 
 
 def noise_floor(e, predictors, cases, at, seed):
-    """Would perfect pretraining fail there too? The pretraining optimum beside the model.
+    """Would one who knows the mixture exactly fail too? The pretraining optimum beside the model.
 
     cases: (name, function class, variance) each. The exact posterior assumes a little noise, its
     floor; the optimum is shown for a hundredth of it to a hundred times as much.
@@ -585,8 +587,8 @@ def evaluate_shares(e, predictors, seed):
 def predicted_functions(e, predictors, seed, n_examples=10):
     """What the mixture model believes a line, a sinusoid and their half-and-half sum look like.
 
-    One context each, and a query at every place of a grid: a batch of prompts that differ in their
-    last x only. Yields (title, grid, curves by name, example xs, example ys).
+    One context each, its x spread evenly, and a query at every place of a grid: a batch of prompts
+    that differ in their last x only. Yields (title, grid, curves by name, example xs, example ys).
     """
     linear, sinusoid = e.classes.values()
     grid = np.linspace(-2.5, 2.5, 101, dtype=np.float32)
@@ -646,7 +648,7 @@ def mean_and_margin(values):
 
 
 def everywhere(n):
-    """How many times wider intervals are of which 95% hold all n at once (Bonferroni)."""
+    """How much wider n 95% intervals must be to hold all at once in 95% of cases (Bonferroni)."""
     return NormalDist().inv_cdf(1 - 0.025 / n) / 1.96
 
 
@@ -685,13 +687,19 @@ def finding(claim, parts, too_small=False):
 
 
 def excess(figure, most=None, most_on_average=None):
-    """The mixture model's error over its optimum, along an ICL curve: the largest, and the mean."""
+    """The mixture model's error over its optimum along an ICL curve: at its worst, and the mean."""
     over = figure.errors["mixture model"] - figure.errors[MIXED]
     value, margin = mean_and_margin(over)
     margin *= everywhere(len(value))
-    worst = np.argmax(value + margin)
+    worst = worst_place(value, margin, most or math.inf)
     return [(f"worst after {figure.x[worst]} examples:", value[worst], margin[worst], None, most),
             ("on average:", *mean_and_margin(over.mean(1)), None, most_on_average)]
+
+
+def worst_place(value, margin, most):
+    """Where the interval is farthest above `most`; or, if none is wholly, where it reaches most."""
+    low, high = value - margin, value + margin
+    return np.nanargmax(low if np.nanmax(low) > most else high)
 
 
 def ratio(what, figure, a, b, least=None, most=None):
@@ -796,18 +804,16 @@ def findings_shares(e, figures, too_small):
 
 
 def findings_on_failure(figures, cases):
-    """Of the model's error over the optimum, how much perfect pretraining would not mend."""
+    """The share of the model's error over the optimum that one who knows the mixture has too."""
     f = figures["noise-floor"]
     for name, (least, most) in cases.items():
         model, perfect, own = (f.errors[f"{p}, {name}"] for p in ("mixture model", MIXED, OWN))
         parts = [(f"noise x {times:g}:",
                   *ratio_and_margin((perfect - own)[:, i], (model - own)[:, i]), least, most)
                  for i, times in enumerate(f.x)]
-        claim = ("a perfect learner of that mixture would fail as well: the pretraining optimum's "
-                 "error" if least else "a perfect learner of that mixture would not fail: the "
-                 "pretraining optimum's error")
-        yield finding(f"On {name} {claim} over the optimum, as a share of the model's, whatever "
-                      "noise the posterior assumes", parts)
+        yield finding(f"Who knows that mixture exactly {'fails' if least else 'does not fail'} on "
+                      f"{name}: the pretraining optimum's error over the optimum, as a share of "
+                      "the model's, whatever noise the posterior assumes", parts)
 
 
 def findings_on_selection(figure, too_small):
@@ -816,7 +822,7 @@ def findings_on_selection(figure, too_small):
     for (name, model), (_, exact) in zip(lines[::2], lines[1::2]):
         value, margin = mean_and_margin(model - exact)
         margin *= everywhere(np.isfinite(value).sum())
-        worst = np.nanargmax(abs(value) + margin)
+        worst = worst_place(abs(value), margin, 0.1)
         who, shown = name.split(", ")
         yield finding(f"On {shown} the {who} selects as Bayes does: its {figure.ylabel} minus the "
                       "exact posterior's", [(f"worst after {figure.x[worst]} examples:",
@@ -1108,7 +1114,7 @@ def train_and_compare(a, size, experiments, runs, todo):
         print(f"to train: {', '.join(run.name for run in todo)}; about "
               f"{clock(estimate_seconds(todo, a.threads))} of training", flush=True)
         train_all(sorted(todo, key=lambda run: -run.steps), a.threads)  # the longest first
-        for run in todo:
+        for run in runs:  # others, too, may have been finished meanwhile, by another process
             run.load()
     waiting = [run.name for run in runs if not run.finished]
     if waiting:
