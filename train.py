@@ -692,8 +692,12 @@ def excess(figure, most=None, most_on_average=None):
     value, margin = mean_and_margin(over)
     margin *= everywhere(len(value))
     worst = worst_place(value, margin, most or math.inf)
-    return [(f"worst after {figure.x[worst]} examples:", value[worst], margin[worst], None, most),
+    return [(f"worst {after(figure.x[worst])}:", value[worst], margin[worst], None, most),
             ("on average:", *mean_and_margin(over.mean(1)), None, most_on_average)]
+
+
+def after(n):
+    return f"after {n} example{'s' * (n != 1)}"
 
 
 def worst_place(value, margin, most):
@@ -825,7 +829,7 @@ def findings_on_selection(figure, too_small):
         worst = worst_place(abs(value), margin, 0.1)
         who, shown = name.split(", ")
         yield finding(f"On {shown} the {who} selects as Bayes does: its {figure.ylabel} minus the "
-                      "exact posterior's", [(f"worst after {figure.x[worst]} examples:",
+                      "exact posterior's", [(f"worst {after(figure.x[worst])}:",
                                               abs(value[worst]), margin[worst], None, 0.1)],
                       too_small)
 
