@@ -697,7 +697,8 @@ def excess(figure, most=None, most_on_average=None):
 
 
 def after(n):
-    return f"after {n} example{'s' * (n != 1)}"
+    """How many examples came before: "after 1 example"."""
+    return f"after {n} example{'' if n == 1 else 's'}"
 
 
 def worst_place(value, margin, most):

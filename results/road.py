@@ -29,6 +29,7 @@ ROADS = [  # pretraining class, points, prompts a step, steps, classes shown
 
 
 def row(name, errors):
+    """Print a predictor's errors by number of examples, and their mean."""
     print(f"  {name:15s} {' '.join(f'{e:.3f}' for e in errors)}   mean {errors.mean():.3f}")
 
 
