@@ -814,7 +814,7 @@ def test_the_mixture_model_of_small_sees_as_many_prompts_of_a_class_as_its_speci
 
 def test_every_decimal_number_among_the_readmes_findings_was_printed_by_a_committed_run():
     printed = "".join(path.read_text() for path in [*(HERE / "results").glob("*/run.txt"),
-                                                    HERE / "results" / "recipe.txt"])
+                                                    *(HERE / "results").glob("*.txt")])
     found = (HERE / "README.md").read_text().split("## What was found")[1].split("\n## ")[0]
     numbers = re.findall(r"(?<![\w./-])\d+\.\d+(?:e[+-]\d+)?(?![\w/-])", found)
     assert len(numbers) > 20
