@@ -317,6 +317,9 @@ def test_sinusoids_have_frequencies_of_their_law():
     density = WAVE.density(omega)
     assert abs(density.sum() * 0.005 - 1) < 1e-3
     assert abs((omega * density).sum() * 0.005 - 1.5) < 1e-2
+    above = lambda w: density[omega > w].sum() * 0.005  # as Sinusoid and the README say it
+    for w, share in ((3, 0.02), (5, 7e-5), (6, 1 / 300_000), (8, 4e-9)):
+        assert abs(above(w) / share - 1) < 0.1
     # The steepest slope of f at x = 0 is omega a: its mean square is E[omega^2] = 6 * 7 / 16.
     near_zero = WAVE.sample(rng(), 50_000)(np.tile([[-1e-3], [1e-3]], (50_000, 1, 1)))
     slopes = (near_zero[:, 1] - near_zero[:, 0]) / 2e-3
