@@ -1,6 +1,6 @@
 """What each part of the training recipe is worth: take one away at a time, three seeds each.
 
-    python results/recipe.py        eleven minutes on two cores; prints recipe.txt
+    python results/recipe.py        twelve minutes on two cores; prints recipe.txt
 
 Every variant trains the tiny size's sparse specialist for 1,200 steps. What counts is its error
 above the exact optimum, averaged over the ICL curve, on 5,000 fresh prompts.
@@ -70,6 +70,7 @@ VARIANTS = {  # name: what changes of the size, the initial parameters, the opti
     "a loss without weights": {"weights": equal_weights},
     "4 layers of 64 channels, not 6 of 48": {"size": {"n_layer": 4, "n_embd": 64}},
     "Muon without normalised neurons": {"optimizer": PlainMuon},
+    "Adam alone, 1e-3": {"size": {"lr": 1e-3}, "optimizer": PlainAdam},
     "Adam alone, 2e-3": {"size": {"lr": 2e-3}, "optimizer": PlainAdam},
     "Adam alone, 4e-3": {"size": {"lr": 4e-3}, "optimizer": PlainAdam},
     "Adam alone, 8e-3": {"size": {"lr": 8e-3}, "optimizer": PlainAdam},
