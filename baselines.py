@@ -36,8 +36,8 @@ def lasso(xs, ys, alpha, tol=1e-9, max_sweeps=10_000):
     Coordinate descent, for all prompts at once and warm-started from n - 1 examples: with
     r = X^T (y - X w) / n and G = X^T X / n,  w_j <- S(r_j + G_jj w_j, alpha) / G_jj, where
     S(z, a) = sign(z) max(|z| - a, 0). Source: Friedman, Hastie, Tibshirani 2010, "Regularization
-    paths for generalized linear models via coordinate descent", sections 2.1 and 2.2. Between
-    sweeps, leaps to the minimum for the present signs of w speed it up.
+    paths for generalized linear models via coordinate descent", sections 2.1 and 2.2. After
+    each sweep, a leap to the minimum for the signs that w has now.
     """
     xs, ys = _float64(xs, ys)
     B, N, d = xs.shape
@@ -59,41 +59,46 @@ def lasso(xs, ys, alpha, tol=1e-9, max_sweeps=10_000):
 def _descend(G, c, y2, alpha, w, tol, max_sweeps):
     """Solve the Lasso in place for w (d, B), given G = X^T X / n, c = X^T y / n, y2 = y^T y / n."""
     todo, v = np.arange(w.shape[1]), w.copy()  # the prompts that have not converged
-    for sweep in range(max_sweeps):
-        if sweep % 2:
-            for _ in range(3):  # saves up to two thirds of the time
-                v = _leap(G, c, alpha, v)
+    for _ in range(max_sweeps):
         r = c - (G * v).sum(1)
-        done = _duality_gap(c, y2, alpha, v, r) <= tol * y2
-        if done.any():
-            w[:, todo[done]] = v[:, done]
-            if done.all():
-                return
-            G, c, y2, v, r, todo = (a[..., ~done] for a in (G, c, y2, v, r, todo))
         for j in range(len(v)):
             z = r[j] + G[j, j] * v[j]
-            new = np.sign(z) * np.maximum(np.abs(z) - alpha, 0) / np.maximum(G[j, j], 1e-300)
+            S = z - np.minimum(np.maximum(z, -alpha), alpha)
+            new = S / np.maximum(G[j, j], 1e-300)
             r -= G[j] * (new - v[j])
             v[j] = new
+        v = _leap(G, c, alpha, v)  # saves three quarters of the time
+        done = _duality_gap(c, y2, alpha, v, c - (G * v).sum(1)) <= tol * y2
+        w[:, todo[done]] = v[:, done]
+        if done.all():
+            return
+        G, c, y2, v, todo = (a[..., ~done] for a in (G, c, y2, v, todo))
     w[:, todo] = v
 
 
 def _leap(G, c, alpha, v):
-    """From v towards the exact minimum for its signs s, G_AA w_A = c_A - alpha s_A, as far as the
-    first coordinate that would change sign: it becomes zero.
+    """The exact minimum for the signs of v (d, B): G_AA w_A = c_A - alpha s_A on v's support A.
 
-    Coordinate descent finds the support soon but creeps from there, above all with fewer examples
-    than dimensions. Source: Lee et al. 2006, "Efficient sparse coding algorithms", algorithm 1.
+    On the straight way there, the first coordinate to change sign stops at zero; the rest goes on
+    from there. Coordinate descent finds the support soon but creeps from there, above all with
+    fewer examples than dimensions. Source: Lee et al. 2006, "Efficient sparse coding algorithms",
+    algorithm 1.
     """
-    support = v != 0
-    M = (G * support * support[:, None]).transpose(2, 0, 1)  # (B, d, d), with 1 for what stays 0
-    M += np.eye(len(v)) * (1e-10 + ~support.T[:, None])
-    goal = np.linalg.solve(M, ((c - alpha * np.sign(v)) * support).T[..., None])[..., 0].T
-    step = goal - v
-    crossing = goal * v < 0
-    share = np.where(crossing, -v / np.where(crossing, step, 1), 1)  # of the way, to zero
-    first = np.minimum(1, share.min(0))
-    return np.where(crossing & (share <= first), 0, v + first * step)
+    v, moving = v.copy(), np.arange(v.shape[1])  # the prompts that are not there yet
+    size = np.einsum("jjb->b", G)
+    while len(moving):
+        at = v[:, moving]
+        support = at != 0
+        M = (G[..., moving] * (support * support[:, None])).transpose(2, 0, 1)  # (B, d, d)
+        M += np.eye(len(v)) * (1e-10 * size[moving] + ~support).T[:, None]  # 1 for what stays 0
+        goal = np.linalg.solve(M, ((c[:, moving] - alpha * np.sign(at)) * support).T[..., None])
+        goal = goal[..., 0].T
+        crossing = goal * at < 0
+        share = np.where(crossing, at / np.where(crossing, at - goal, 1), 1)  # of the way, to zero
+        first = share.min(0)
+        v[:, moving] = np.where(crossing & (share <= first), 0, at + first * (goal - at))
+        moving = moving[first < 1]
+    return v
 
 
 def _duality_gap(c, y2, alpha, w, r):
@@ -143,7 +148,8 @@ def bayes(function_class, noise_times=1.0):
                        log weight -= (e^2 / s + log s) / 2
                        m += P phi e / s,   P -= P phi (P phi)^T / s
 
-    Exact but for the hypotheses' noise, and the grid of frequencies that Sinusoid makes of theirs.
+    Exact but for the hypotheses' noise, whose square root is about the most it costs, and the grid
+    of frequencies that Sinusoid makes of theirs.
 
     Source: Bishop 2006, "Pattern Recognition and Machine Learning", sections 3.3 and 3.4.
     """

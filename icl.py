@@ -202,7 +202,7 @@ def loss_weights(xs, ys):
 
     w_k = 1 / (v_k q_k),  v_k = (1 + sum_{i<k} y_i^2) / k,  q_k = (1 + |x_k|^2) / (1 + d).
     As w_k sees nothing of y_k or later, the posterior mean still has the least loss. But prompts of
-    large values no longer rule the gradient: weighted least squares, with a rough variance.
+    large values no longer rule the gradient.
     """
     B, N, d = xs.shape
     before = np.concatenate([np.zeros_like(ys[:, :1]), np.cumsum(ys[:, :-1] ** 2, axis=1)], axis=1)
@@ -411,6 +411,8 @@ def loss_and_grads(params, config, xs, ys, weights=None):
     """
     check_prompts(xs, ys, config.n_dims, config.n_points)
     weights = np.ones_like(ys) if weights is None else weights
+    if np.shape(weights) != ys.shape:
+        raise ValueError(f"weights must have shape {ys.shape} like ys, not {np.shape(weights)}")
 
     def run(shard):
         xs_here, ys_here, weights_here = shard
@@ -556,6 +558,10 @@ def replacing(path, keep=None):
             temporary.unlink(missing_ok=True)
 
 
+class Refused(ValueError):
+    """The input is at fault, not the program: the message, of one line, is all its user needs."""
+
+
 def save_checkpoint(path, params, config, optimizer=None, rng=None, **extra):
     """Write everything that a run needs to go on, bit for bit, to one .npz file, atomically.
 
@@ -588,7 +594,7 @@ def previous(path):
 def load_checkpoint(path, optimizer=None, rng=None):
     """Read a checkpoint: (params, config, extra). Restores `optimizer` and `rng` where given.
 
-    Nothing in the file can run code: pickles are refused. Raises ValueError, in one line that names
+    Nothing in the file can run code: pickles are refused. Raises Refused, in one line that names
     the file, where it is damaged or not what it should be; then nothing has been restored.
     """
     try:
@@ -615,7 +621,7 @@ def load_checkpoint(path, optimizer=None, rng=None):
         raise
     except Exception as e:  # whatever a stranger's file can cause; nothing has been changed yet
         reason = f"no {e}" if isinstance(e, KeyError) else str(e).split("\n")[0] or type(e).__name__
-        raise ValueError(f"{path} is not a checkpoint that can be used: {reason}") from e
+        raise Refused(f"{path} is not a checkpoint that can be used: {reason}") from e
     if optimizer is not None:
         optimizer.state, optimizer.t = state, t
     if rng is not None:

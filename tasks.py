@@ -50,7 +50,7 @@ class DenseLinear:
 
     def hypotheses(self):
         features = lambda x: x.T[:, None, :] / math.sqrt(self.n_dims)  # (d, 1, B)
-        return [Hypotheses(features, np.ones(1), noise=1e-6)]
+        return [Hypotheses(features, np.ones(1), noise=1e-10)]
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class SparseLinear:
             raise ValueError(f"{self} has {n} supports; its exact posterior takes at most 20000")
         supports = np.array(list(combinations(range(self.n_dims), self.nnz)))  # (M, nnz)
         features = lambda x: x.T[supports.T] / math.sqrt(self.nnz)  # (nnz, M, B)
-        return [Hypotheses(features, np.full(n, 1 / n), noise=1e-6)]
+        return [Hypotheses(features, np.full(n, 1 / n), noise=1e-10)]
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Sinusoid:
         by which a true frequency can miss the grid: E[(spacing x)^2] / 12 is 1.2e-4 by default.
         """
         if self.frequency is not None:
-            grid, prior, noise = np.array([self.frequency]), np.ones(1), 1e-6
+            grid, prior, noise = np.array([self.frequency]), np.ones(1), 1e-10
         else:
             spacing = self.shape * self.scale / 40
             grid = spacing * np.arange(0.5, 320)  # (M,)

@@ -37,11 +37,12 @@ def rng(seed=0):
 
 
 def small_model(dtype=np.float64, n_layer=2):
-    """A model with every parameter away from its special initial value, and prompts for it."""
+    """A model with every parameter away from its special initial value, and 7 prompts for it: they
+    make shards of unequal sizes."""
     config = icl.Config(n_dims=3, n_points=5, n_layer=n_layer, n_head=2, n_embd=4)
     params = {name: (p + 0.1 * rng(1).standard_normal(p.shape)).astype(dtype)
               for name, p in icl.init_params(config, rng()).items()}
-    xs, ys = sample_prompts(DenseLinear(3), rng(2), 6, 5)
+    xs, ys = sample_prompts(DenseLinear(3), rng(2), 7, 5)
     return params, config, xs.astype(dtype), ys.astype(dtype)
 
 
@@ -258,6 +259,28 @@ def test_muon_turns_the_gradient_into_a_nearly_orthogonal_step():
         assert np.sum(step * (u @ vt)) / np.linalg.norm(step) / np.linalg.norm(u @ vt) > 0.9
 
 
+def test_muon_is_its_formula_step_by_step():
+    for shape in ((8, 24), (24, 8)):  # transposed, as Muon takes the smaller side for X X^T
+        name = "h.0.attn.c_attn.weight"
+        params = {name: np.zeros(shape, np.float32)}
+        optimizer = icl.Muon(params, 1.0, 0.1, momentum=0.8, decay=0.7)
+        M, v, p = np.zeros(shape), np.zeros(shape[1]), np.zeros(shape)
+        for i in range(3):
+            g = rng(i).standard_normal(shape)
+            optimizer.update(params, {name: g.astype(np.float32)})
+            M = 0.8 * M + g
+            u, s, vt = np.linalg.svd((g + 0.8 * M) / np.linalg.norm(g + 0.8 * M),
+                                     full_matrices=False)
+            for _ in range(5):  # the Newton-Schulz polynomial acts on each singular value alone
+                s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+            R = u * s @ vt
+            v = 0.7 * v + 0.3 * (R**2).mean(0)
+            N = R / np.sqrt(v)
+            N *= np.linalg.norm(R) / np.linalg.norm(N)
+            p -= 0.1 * math.sqrt(max(1, shape[0] / shape[1])) * N
+            assert np.allclose(params[name], p, atol=1e-4), (shape, i)
+
+
 def test_muon_lets_every_neuron_take_steps_of_one_size():
     name = "h.0.attn.c_attn.weight"
     params = {name: np.zeros((8, 24), np.float32)}
@@ -403,6 +426,13 @@ def test_lasso_of_orthogonal_inputs_is_soft_thresholding():
     assert np.allclose(w, np.sign(ys) * np.maximum(np.abs(ys / 2) - 0.25, 0), atol=1e-6)
 
 
+def test_lasso_predicts_the_same_in_any_unit_of_the_inputs():
+    xs, ys = sample_prompts(SparseLinear(4, 1), rng(), 50, 7)
+    at_home = baselines.lasso(xs, ys, 0.1)
+    for unit in (1e-6, 1e-3, 1e3):
+        assert np.allclose(baselines.lasso(unit * xs, ys, 0.1 * unit), at_home, atol=1e-5)
+
+
 def test_lasso_takes_an_alpha_for_each_number_of_examples():
     xs, ys = sample_prompts(SparseLinear(5, 1), rng(), 30, 8)
     alphas = np.geomspace(0.01, 1, 8)
@@ -453,7 +483,7 @@ def sparse_hypotheses(d, nnz, share=1.0):
 def test_bayes_of_the_sparse_class_is_brute_force_over_supports():
     xs, ys = map(np.float64, sample_prompts(SparseLinear(5, 2), rng(), 12, 7))
     ours = baselines.bayes(SparseLinear(5, 2))(xs, ys)
-    assert np.allclose(ours, brute_force(sparse_hypotheses(5, 2), xs, ys, 1e-6), atol=1e-4)
+    assert np.allclose(ours, brute_force(sparse_hypotheses(5, 2), xs, ys, 1e-10), atol=1e-4)
 
 
 def test_bayes_of_a_mixture_is_brute_force_over_the_union():
@@ -461,7 +491,7 @@ def test_bayes_of_a_mixture_is_brute_force_over_the_union():
     xs, ys = map(np.float64, sample_prompts(mixture, rng(), 20, 6))
     union = [(0.3, lambda x: x / 2)] + sparse_hypotheses(4, 1, 0.7)
     ours = baselines.bayes(mixture)(xs, ys)
-    assert np.allclose(ours, brute_force(union, xs, ys, 1e-6), atol=1e-4)
+    assert np.allclose(ours, brute_force(union, xs, ys, 1e-10), atol=1e-4)
 
 
 def test_bayes_of_a_combination_is_brute_force_over_the_pairs():
@@ -469,7 +499,7 @@ def test_bayes_of_a_combination_is_brute_force_over_the_pairs():
     xs, ys = map(np.float64, sample_prompts(c, rng(), 12, 7))
     pairs = [(p, lambda x, f=f: np.concatenate([0.4 * x / math.sqrt(3), 0.6 * f(x)], axis=1))
              for p, f in sparse_hypotheses(3, 1)]
-    assert np.allclose(baselines.bayes(c)(xs, ys), brute_force(pairs, xs, ys, 0.52e-6), atol=1e-4)
+    assert np.allclose(baselines.bayes(c)(xs, ys), brute_force(pairs, xs, ys, 0.52e-10), atol=1e-4)
 
 
 def test_bayes_of_a_combination_with_all_its_weight_on_one_class_is_that_class_own():
@@ -482,7 +512,7 @@ def test_bayes_of_a_sinusoid_of_known_frequency_is_regression_on_sine_and_cosine
     xs, ys = map(np.float64, sample_prompts(Sinusoid(frequency=4.0), rng(), 10, 6))
     known = [(1.0, lambda x: np.concatenate([np.sin(4 * x), np.cos(4 * x)], axis=1))]
     ours = baselines.bayes(Sinusoid(frequency=4.0))(xs, ys)
-    assert np.allclose(ours, brute_force(known, xs, ys, 1e-6), atol=1e-4)
+    assert np.allclose(ours, brute_force(known, xs, ys, 1e-10), atol=1e-4)
 
 
 def test_bayes_finds_a_frequency_that_pretraining_all_but_never_shows():
@@ -520,7 +550,7 @@ def test_class_probabilities_start_at_the_weights_and_find_the_class():
 def test_the_assumed_noise_can_be_scaled_and_makes_dense_bayes_a_ridge_regression():
     xs, ys = sample_prompts(DenseLinear(4), rng(), 20, 7)
     ys = ys + rng(1).standard_normal(ys.shape).astype(np.float32) / 2
-    predictions = baselines.bayes(DenseLinear(4), noise_times=1e5)(xs, ys)  # 1e-6 becomes 0.1
+    predictions = baselines.bayes(DenseLinear(4), noise_times=1e9)(xs, ys)  # 1e-10 becomes 0.1
     for k in range(1, 7):
         X, y = xs[:, :k].astype(float), ys[:, :k].astype(float)
         ridge = np.linalg.solve(X.swapaxes(1, 2) @ X + 0.4 * np.eye(4), X.swapaxes(1, 2)
@@ -778,6 +808,10 @@ def test_when_a_run_is_killed_or_one_model_fails_no_training_goes_on():
         (folder / "sparse" / "dense.csv").mkdir(parents=True)  # in the way of the first save
         assert_refused(command("--tiny", "--experiment", "sparse", "--threads", 2, "--out", folder,
                                save_seconds=1), "dense.csv")
+        e = train.make_experiment("sparse", train.SIZES["tiny"])
+        run = train.Run(e, "sparse", 0, folder / "sparse" / "sparse.npz")
+        run.load()
+        assert 0 < run.step < run.steps / 2, "it went on without the one that failed"
 
 
 def test_a_finished_run_keeps_its_parameters_alone_and_still_counts_as_finished():
@@ -798,13 +832,12 @@ def test_a_finished_run_keeps_its_parameters_alone_and_still_counts_as_finished(
 
 
 def test_the_committed_models_are_whole_and_finished():
-    for size in ("tiny", "small"):
-        for name in ("sparse", "sine"):
-            e = train.make_experiment(name, train.SIZES[size])
-            for path in (HERE / "results" / size / name).glob("*.npz"):
-                run = train.Run(e, path.stem, 0, path)
-                run.load()
-                assert run.finished, path
+    for name in ("sparse", "sine"):
+        e = train.make_experiment(name, train.SIZES["small"])
+        for model in e.pretraining:
+            run = train.Run(e, model, 0, HERE / "results" / "small" / name / f"{model}.npz")
+            run.load()
+            assert run.finished, run.path
 
 
 def test_the_mixture_model_of_small_sees_as_many_prompts_of_a_class_as_its_specialist():
@@ -813,6 +846,28 @@ def test_the_mixture_model_of_small_sees_as_many_prompts_of_a_class_as_its_speci
         steps = {m: train.Run(e, m, 0, Path()).settings["steps"] for m in e.pretraining}
         assert all(steps["mixture"] * weight == steps[m] for m, weight in
                    zip(e.classes, e.mixture.weights))
+
+
+def test_the_readmes_first_lesson_prints_what_the_readme_shows():
+    lesson, _, rest = (HERE / "README.md").read_text().split("```python\n")[1].partition("```\n")
+    shown = np.array(re.findall(r"\d\.\d*", rest.split("\n\n")[0]), float)
+    out = subprocess.run([sys.executable, "-c", lesson], cwd=HERE, capture_output=True, text=True)
+    printed = np.array(re.findall(r"\d\.\d*", out.stdout), float)
+    assert len(shown) == 30 and np.allclose(printed, shown, atol=0.011), out
+
+
+def test_every_row_of_the_readmes_findings_is_a_finding_of_the_committed_run():
+    found = re.sub(r"\s+", " ", (HERE / "results" / "small" / "run.txt").read_text()).strip()
+    found = {(verdict, text) for verdict, text in
+             re.findall(r"\[([a-z ]+)\] (.*?)(?= \[[a-z ]+\] | Experiment |$)", found)}
+    table = (HERE / "README.md").read_text().split("| the paper's claim |")[1].split("\n\n")[0]
+    rows = [row.strip("| ").split(" | ") for row in table.splitlines()[2:]]
+    rows = [row for row in rows if len(row) == 3]
+    for label, measured, verdict in rows:
+        same = [text for v, text in found if v == verdict and text.endswith(measured)]
+        assert len(same) == 1 and all(w in same[0] for w in re.findall(r"dense|sparse|linear|sinus"
+                                      r"oid|lines|\d[.\d]*", label)), (label, measured, same)
+    assert len(rows) > 20
 
 
 def test_every_decimal_number_among_the_readmes_findings_was_printed_by_a_committed_run():
@@ -989,6 +1044,12 @@ def test_training_that_diverges_stops_at_once_and_keeps_its_numbers_finite():
         assert np.array_equal(before, run.params["h.1.mlp.c_fc.weight"])
 
 
+def test_a_mistake_in_the_program_is_shown_with_its_traceback():
+    status, _, err = command("--tiny", "--out", "nowhere",
+                             before="train.make_experiment = lambda *a: train.np.ones(2) @ [1]")
+    assert status == 1 and "Traceback" in err and "matmul" in err and not Path("nowhere").exists()
+
+
 def test_wrong_arrays_are_refused_by_name_shape_and_what_was_wanted():
     params, config, xs, ys = small_model()
     predictors = [lambda *p: icl.predict(params, config, *p), baselines.least_squares,
@@ -998,16 +1059,17 @@ def test_wrong_arrays_are_refused_by_name_shape_and_what_was_wanted():
     nan[0, 0] = np.nan
     for f in predictors:
         raises(ValueError, lambda: f(xs[0], ys), "xs", "(B, N", "(5, 3)")
-        raises(ValueError, lambda: f(xs, ys[:, :3]), "ys", "(6, 5)", "(6, 3)")
+        raises(ValueError, lambda: f(xs, ys[:, :3]), "ys", "(7, 5)", "(7, 3)")
         raises(ValueError, lambda: f(xs.astype(int), ys), "xs", "int64")
         raises(ValueError, lambda: f(xs.tolist(), ys), "xs", "list")
         raises(ValueError, lambda: f(xs, nan), "ys", "finite", "nan")
         raises(ValueError, lambda: f(xs[:0], ys[:0]), "xs", "(0, 5, 3)")
     for f in (predictors[0], predictors[2], predictors[4]):
-        raises(ValueError, lambda: f(xs[:, :, :2], ys), "xs", "3", "(6, 5, 2)")
+        raises(ValueError, lambda: f(xs[:, :, :2], ys), "xs", "3", "(7, 5, 2)")
     longer = np.tile(xs, (1, 2, 1)), np.tile(ys, (1, 2))
-    raises(ValueError, lambda: predictors[0](*longer), "xs", "5 points", "(6, 10, 3)")
+    raises(ValueError, lambda: predictors[0](*longer), "xs", "5 points", "(7, 10, 3)")
     raises(ValueError, lambda: baselines.lasso(xs, ys, -1.0), "alpha", "-1")
+    raises(ValueError, lambda: icl.loss_and_grads(params, config, xs, ys, ys[0]), "weights", "(5,)")
     for bad in (dict(n_layer=0), dict(n_head=3), dict(n_embd=2.0)):
         raises(ValueError, lambda: icl.Config(3, 5, **bad), *bad)
 

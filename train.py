@@ -34,6 +34,7 @@ import textwrap
 import threading
 import time
 import zlib
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
@@ -95,6 +96,11 @@ class Experiment:
 
     def steps_of(self, model):
         return self.steps * (self.size.mixture_times if model == "mixture" else 1)
+
+    @property
+    def sweep_examples(self):
+        """How many examples the prompts of a sweep have: all, or too few for least squares."""
+        return self.size.n_dims // 2 + 1 if self.name == "sparse" else self.n_points - 1
 
     @property
     def mixture(self):
@@ -194,9 +200,9 @@ class Run:
             loss = icl.train_step(self.params, self.config, self.optimizer, xs, ys,
                                   icl.loss_weights(xs, ys))
         except FloatingPointError as error:
-            raise ValueError(f"{self.name} diverged at step {self.step + 1} with seed {self.seed}: "
-                             f"{error}; lower the learning rates in SIZES. The last checkpoint, of "
-                             "finite numbers, is kept") from error
+            raise icl.Refused(f"{self.name} diverged at step {self.step + 1} with seed "
+                              f"{self.seed}: {error}; lower the learning rates in SIZES. The last "
+                              "checkpoint, of finite numbers, is kept") from error
         self.step += 1
         self.seconds += time.monotonic() - start
         self.pending.append(loss)
@@ -217,7 +223,7 @@ class Run:
             icl.previous(self.path).unlink(missing_ok=True)
 
     def load(self):
-        """Go on from the checkpoint, if there is one; ValueError if it is damaged or another's."""
+        """Go on from the checkpoint, if there is one; Refused if it is damaged or another's."""
         path, older = self.path, icl.previous(self.path)
         if not path.exists():
             if not older.exists():
@@ -230,20 +236,20 @@ class Run:
             for name, value in self.settings.items():
                 made = extra["settings"][name]
                 if made != value:
-                    raise ValueError(f"{path} was made with {name} = {made}, not {value}: "
-                                     "choose another --out, or the same settings")
+                    raise icl.Refused(f"{path} was made with {name} = {made}, not {value}: "
+                                      "choose another --out, or the same settings")
             if not (type(step) is int and 0 <= step <= self.steps and log.ndim == 2
                     and log.shape[1] == 2 and type(seconds) is float
                     and all(type(loss) is float for loss in pending)):
-                raise ValueError(f"{path} holds no run of {self.steps} steps")
+                raise icl.Refused(f"{path} holds no run of {self.steps} steps")
             whole = () if step == self.steps else (self.optimizer, self.rng)
             params, _, _ = icl.load_checkpoint(path, *whole)
         except (KeyError, TypeError, AttributeError) as e:
-            raise ValueError(f"{path} is a checkpoint, but not one of this program's runs") from e
-        except ValueError as e:
+            raise icl.Refused(f"{path} is a checkpoint, but not one of this program's runs") from e
+        except icl.Refused as e:
             if path != older and older.exists() and "was made with" not in str(e):
-                raise ValueError(f"{e}; the one before it is kept: to go on from there, "
-                                 f"rename {older.name} to {path.name}") from e
+                raise icl.Refused(f"{e}; the one before it is kept: to go on from there, "
+                                  f"rename {older.name} to {path.name}") from e
             raise
         self.params, self.step, self.seconds = params, step, seconds
         self.log, self.pending = log, pending
@@ -251,7 +257,7 @@ class Run:
 
 @contextlib.contextmanager
 def lock(path):
-    """Hold the file `path`, or ValueError naming the process that does. The system lets go of it
+    """Hold the file `path`, or Refused naming the process that does. The system lets go of it
     when the process ends, however it ends, so a dead run blocks nobody."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+") as file:
@@ -266,8 +272,8 @@ def lock(path):
         except OSError:
             file.seek(0)
             holder = file.read() or "another process"
-            raise ValueError(f"{path.parent} is in use by {holder}: let it finish, or choose "
-                             "another --out") from None
+            raise icl.Refused(f"{path.parent} is in use by {holder}: let it finish, or choose "
+                              "another --out") from None
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()}")
         file.flush()
@@ -392,7 +398,7 @@ class Figure:
     ylabel: str = "squared error"
     backdrop: np.ndarray | None = None  # (X,), drawn behind the lines, and what it is
     backdrop_label: str = ""
-    log_x: bool = False
+    log: str = ""              # axes with a logarithmic scale: "x", "y" or "xy"
     group: int = 0             # lines come in groups of so many, of one colour and several dashes
 
     def mean(self, predictor):
@@ -465,7 +471,7 @@ def evaluate_sparse(e, predictors, seed):
                     "Dense functions: the mixture model beside its specialist", other=sparse)
     yield icl_curve(e, predictors, sparse, seed, "icl-sparse",
                     "Sparse functions: the mixture model beside its specialist", other=dense)
-    at, x = d // 2 + 1, np.arange(1, d + 1)
+    at, x = e.sweep_examples, np.arange(1, d + 1)
     figure, predictions = sweep(
         e, predictors | {"least squares": baselines.least_squares},
         [SparseLinear(d, int(k)) for k in x], x, at, seed, "nnz",
@@ -490,7 +496,7 @@ def evaluate_sparse(e, predictors, seed):
 def evaluate_sine(e, predictors, seed):
     """The figures of the sine experiment, one by one; predictors: the three models, by name."""
     linear, sinusoid = e.classes.values()
-    last = e.n_points - 1
+    last = e.sweep_examples
     yield icl_curve(e, predictors, linear, seed, "icl-linear",
                     "Lines: the mixture model beside its specialist", other=sinusoid)
     yield icl_curve(e, predictors, sinusoid, seed, "icl-sinusoid",
@@ -505,11 +511,11 @@ def evaluate_sine(e, predictors, seed):
     yield sweep(e, predictors, [combine(w) for w in weights], weights, last, seed, "weights",
                 f"Between the two classes, after {last} examples",
                 "weight w of w line + (1 - w) sinusoid", weights**2 + (1 - weights) ** 2,
-                ylabel=relative)[0]
+                ylabel=relative, log="y")[0]
     omegas = np.geomspace(0.1, 10, 13)
     yield sweep(e, predictors, [Sinusoid(frequency=float(omega)) for omega in omegas], omegas, last,
                 seed, "frequency", f"Common and rare frequencies, after {last} examples",
-                "frequency (radians per unit of x)", log_x=True, backdrop=sinusoid.density(omegas),
+                "frequency (radians per unit of x)", log="xy", backdrop=sinusoid.density(omegas),
                 backdrop_label="density in pretraining")[0]
     fast = Sinusoid(frequency=float(omegas[-1]))
     yield noise_floor(e, predictors, [("half and half", combine(0.5), 0.5),
@@ -539,7 +545,7 @@ def noise_floor(e, predictors, cases, at, seed):
         errors[f"{OWN}, {name}"] = np.tile(error[OWN][:, None], len(times))
     return Figure(e.name, "noise-floor", f"Whose failure is it? After {at} examples",
                   "noise that the exact posterior assumes, times its own", times, [""] * len(times),
-                  errors, ylabel="squared error / Var f", log_x=True, group=3)
+                  errors, ylabel="squared error / Var f", log="x", group=3)
 
 
 def selection(e, models, classes, seed, name, title, second):
@@ -570,9 +576,10 @@ def selection(e, models, classes, seed, name, title, second):
                 w = num.mean(0) / power
                 # a ratio of means, as the mean of what each prompt adds to it to first order
                 values[f"{who}, {label}"] = w + (num - w * step**2) / power
-    return Figure(e.name, name, title, "examples in the prompt", np.arange(1, e.n_points),
-                  [""] * (e.n_points - 1), values, ylabel=f"weight on the {second} class",
-                  group=2)
+    places = max(np.flatnonzero(~np.isnan(v[0]))[-1] for v in values.values()) + 1
+    return Figure(e.name, name, title, "examples in the prompt", np.arange(1, places + 1),
+                  [""] * places, {who: v[:, :places] for who, v in values.items()},
+                  ylabel=f"weight on the {second} class", group=2)
 
 
 def evaluate_shares(e, predictors, seed):
@@ -750,16 +757,19 @@ def findings_sparse(e, figures, too_small):
     middle = (f.x > nnz) & (f.x <= min(7, d - 1))
     apart = "dense model to sparse model"
     span = lambda p: f.errors[p][:, middle].mean(1)
+    at = after(e.sweep_examples)
     places = " to ".join(dict.fromkeys(str(k) for k in f.x[middle][[0, -1]]))
-    yield finding(f"At {places} non-zeros its predictions match "
-                  "neither specialist's and lie between: squared distance, as a share of theirs",
-                  [(f"to the {s} model:", *ratio_and_margin(span(f"mixture model to {s} model"),
-                                                            span(apart)), None, 1)
-                   for s in e.classes], too_small)
+    share = lambda s, of: ratio_and_margin(of(f"mixture model to {s} model"), of(apart))
+    first = lambda p: f.errors[p][:, f.x > nnz][:, 0]
+    yield finding(f"At {places} non-zeros its predictions lie between the specialists' "
+                  f"{at}: squared distance, as a share of theirs",
+                  [(f"to the {s} model:", *share(s, span), None, 1) for s in e.classes]
+                  + [(f"at {nnz + 1} non-zeros alone, to the {s} model:", *share(s, first), None,
+                      None) for s in e.classes], too_small)
     n = figures["nnz"]
     over = n.errors["mixture model"] - n.errors[OWN]
-    yield finding("That sparsity was not in pretraining, and there it leaves the optimum: error "
-                  "over the optimum for these functions",
+    yield finding(f"That sparsity was not in pretraining, and there it leaves the optimum: error "
+                  f"{at} over the optimum for these functions",
                   [(f"at {k} non-zeros:", *mean_and_margin(over[:, n.x == k].mean(1)), 0.02, None)
                    for k in n.x[middle] if not np.isnan(over[:, n.x == k]).any()], too_small)
     name = next(iter(figures["noise-floor"].errors)).removeprefix("mixture model, ")
@@ -776,11 +786,12 @@ def findings_sine(e, figures, too_small):
     times = lambda a, b: ratio_and_margin(a, b, paired=False)
     fall = lambda p: ratio_and_margin(*(half.errors[p][:, first:first + 5].mean(1)
                                         for first in (e.n_points - 5, e.n_points // 2 - 2)))
-    yield finding("From either class to the other its error rises",
+    last = after(e.sweep_examples)
+    yield finding(f"From either class to the other its error {last} rises",
                   [("weight 0.2, times the sinusoids':", *times(at(0.2), at(0)), 1, None),
                    ("weight 0.8, times the lines':", *times(at(0.8), at(1)), 1, None)], too_small)
-    yield finding("It fails on half of each, where the optimum is near 0: its error over that on "
-                  "its classes",
+    yield finding(f"It fails on half of each, where the optimum is near 0: its error {last} over "
+                  "that on its classes",
                   [("times the sinusoids':", *times(at(0.5), at(0)), 10, None),
                    ("times the lines':", *times(at(0.5), at(1)), 10, None),
                    ("optimum for them:", *mean_and_margin(half.errors[OWN][:, -1]), None, 0.02)],
@@ -793,7 +804,7 @@ def findings_sine(e, figures, too_small):
     common = int(np.argmax(freq.backdrop))
     for tail in (-1, 0):
         yield finding(f"It fails at frequency {freq.x[tail]:.2g}, rare in pretraining: its error "
-                      f"over that at {freq.x[common]:.2g}, where pretraining was densest",
+                      f"{last} over that at {freq.x[common]:.2g}, where pretraining was densest",
                       [("times", *times(f[:, tail], f[:, common]), 10, None),
                        ("optimum there:", *mean_and_margin(freq.errors[OWN][:, tail]), None,
                         0.02)], too_small)
@@ -865,22 +876,24 @@ def ticks(low, high, log=False):
     return [step * i for i in range(first, last + 1)]
 
 
-def chart(title, xlabel, ylabel, x, lines, y_range, log_x=False, backdrop=None, backdrop_label="",
+def chart(title, xlabel, ylabel, x, lines, y_range, log="", backdrop=None, backdrop_label="",
           dots=()):
     """A line chart as an SVG document. lines: (label, y, 95% margin or None, style) each."""
-    position = np.log(x) if log_x else np.asarray(x, float)
-    low, high = y_range
-    to_x = lambda v: LEFT + (v - position[0]) / (position[-1] - position[0]) * WIDTH
-    to_y = lambda v: TOP + HEIGHT * np.clip((high - v) / (high - low), -1, 2)  # far out is cut off
-    px = to_x(position)
+    x_scale, y_scale = (np.log if axis in log else np.asarray for axis in "xy")
+    left, right, low, high = *x_scale([x[0], x[-1]]), *y_scale(y_range)
+    to_x = lambda v: LEFT + (x_scale(v) - left) / (right - left) * WIDTH
+    floor = y_range[0] if "y" in log else -np.inf  # what lies below is drawn along it
+    to_y = lambda v: TOP + HEIGHT * np.clip(  # far out is cut off
+        (high - y_scale(np.maximum(v, floor))) / (high - low), -1, 2)
+    px = to_x(x)
     points = lambda xs, ys: " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(xs, ys) if b == b)
     body = []
-    for v in ticks(low, high):
+    for v in ticks(*y_range, "y" in log):
         body.append(f'<line class="grid" x1="{LEFT}" x2="{LEFT + WIDTH}" y1="{to_y(v):.1f}" '
                     f'y2="{to_y(v):.1f}"/><text x="{LEFT - 8}" y="{to_y(v) + 5:.1f}" '
                     f'text-anchor="end">{v:.4g}</text>')
-    for v in ticks(x[0], x[-1], log_x):
-        body.append(f'<text x="{to_x(math.log(v) if log_x else v):.1f}" y="{TOP + HEIGHT + 20}" '
+    for v in ticks(x[0], x[-1], "x" in log):
+        body.append(f'<text x="{to_x(v):.1f}" y="{TOP + HEIGHT + 20}" '
                     f'text-anchor="middle">{v:.4g}</text>')
     if backdrop is not None:
         tops = TOP + HEIGHT - backdrop / backdrop.max() * HEIGHT * 0.6
@@ -937,8 +950,8 @@ def draw(figure):
              for p in figure.errors if p != OTHER]
     everything = np.concatenate([y for _, y, _, _ in lines])
     lowest, highest = min(0, np.nanmin(everything)), 1.05 * np.nanmax(everything)
-    y_range = max(-0.2, lowest), min(2, highest)
-    return chart(figure.title, figure.xlabel, figure.ylabel, figure.x, lines, y_range, figure.log_x,
+    y_range = 2e-4 if "y" in figure.log else max(-0.2, lowest), min(2, highest)
+    return chart(figure.title, figure.xlabel, figure.ylabel, figure.x, lines, y_range, figure.log,
                  figure.backdrop, figure.backdrop_label)
 
 
@@ -965,7 +978,7 @@ li{{margin:.6rem 0}} .verdict{{font-weight:600}}
 </style>
 <h1>What a transformer learns in context</h1>
 <p>Each model reads examples (x, f(x)) in a prompt and predicts f at the next x. It was trained on
-one class of functions or on a 50:50 mixture of two. Does it find out from the examples which class
+one class of functions or on a mixture of two. Does it find out from the examples which class
 f is from, and does it generalise outside? Errors are squared, and predicting zero costs 1; bands
 are 95% intervals over prompts. The <em>optimum</em> is the exact posterior mean, the least error
 that is possible.</p>
@@ -1133,11 +1146,13 @@ def compare(a, experiments, runs):
     start, sections, figures = time.monotonic(), [], []
     for e in experiments:
         shown, svgs, findings = evaluate(e, [run for run in runs if run.experiment is e], a.seed,
-                                         a.out, a.size == "tiny")
+                                         a.out, a.size == "tiny" or a.steps is not None)
         figures += shown.values()
         sections.append((f"Experiment {e.name}", findings, svgs))
     findings = "\n".join("\n".join([f"\n{heading}", *map(str, found)])
                          for heading, found, _ in sections)
+    verdicts = Counter(f.verdict for _, found, _ in sections for f in found)
+    findings += "\n\nVerdicts: " + ", ".join(f"{n} {v}" for v, n in verdicts.most_common())
     settings = "\n".join(
         [f"python {shlex.join(sys.argv)}",
          f"Python {platform.python_version()}, NumPy {np.__version__}, {platform.system()} "
@@ -1160,7 +1175,7 @@ def run_safely():
         saved = " and saved" if isinstance(e, Stopped) else ""
         print(f"stopped{saved}; the same command goes on from here", file=sys.stderr)
         return 130
-    except (ValueError, OSError) as e:
+    except (icl.Refused, OSError) as e:
         print(f"train.py: error: {e}", file=sys.stderr)
         return 2
     except BrokenProcessPool:

@@ -4,8 +4,9 @@
 
 Medians over rounds in which all measurements take turns, so that a drift of the machine's speed
 meets them alike. Times and rates are a step's of the size's own batch; the rate counts the matrix
-products of the gradients alone. The full run's cost is a projection: its core-seconds, measured on
-this machine's cores, shared as train.py shares them, with as many threads for every model.
+products of the gradients alone. The full run's cost is a projection, at best: its core-seconds,
+measured on this machine's cores, shared without loss as train.py shares them, with as many threads
+for every model, up to one for each shard of its batch.
 """
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from statistics import median
 
 import numpy as np
 
+import baselines
 import train
 from tasks import sample_prompts
 
@@ -64,8 +66,21 @@ def measure(e, model, rounds, batches=(32, 64, 128)):
     return {case: median(t) for case, t in times.items()}, median(rates[1:])
 
 
+def yardsticks(e, n_prompts=1000):
+    """Print the seconds that the predictors nobody trained take on prompts of the mixture."""
+    xs, ys = sample_prompts(e.mixture, np.random.default_rng(0), n_prompts, e.n_points)
+    lasso = lambda alpha: lambda xs, ys: baselines.lasso(xs, ys, alpha)
+    predictors = {"exact optimum": baselines.bayes(e.mixture), "least squares":
+                  baselines.least_squares} | {f"Lasso {a:g}": lasso(a) for a in (0.1, 0.03, 0.01)}
+    print(f"\n{n_prompts:,d} prompts of {e.n_points} points from {e.mixture}")
+    for name, predictor in predictors.items():
+        start = time.perf_counter()
+        train.run_predictors({name: predictor}, xs, ys)
+        print(f"  {name:15s} {time.perf_counter() - start:5.2f} seconds", flush=True)
+
+
 def main():
-    """Print a line a size and experiment, then what the full runs would cost."""
+    """Print a line a size and experiment, what the yardsticks cost and what full runs would."""
     print(f"Python {sys.version.split()[0]}, NumPy {np.__version__}, {CORES} cores")
     print(f"{'size, experiment':15s} {'1 thread':>9s} {f'{CORES} threads':>10s} {'ratio':>6s} "
           f"{'GFLOP/s':>8s} {'of BLAS':>8s}   prompts/s at 32, 64, 128 a step")
@@ -80,14 +95,16 @@ def main():
             print(f"{name + ', ' + experiment:15s} {one * 1e3:7.1f}ms {every * 1e3:8.1f}ms "
                   f"{one / every:6.2f} {speed:8.0f} {speed / rate:8.0%}   "
                   + ", ".join(f"{b / seconds[CORES, b]:,.0f}" for b in (32, 64, 128)), flush=True)
-            core_seconds[name] += [one * e.steps_of(m) for m in e.pretraining]
-    print("\nTraining of all six models, side by side, up to 4 cores each, as this machine's are")
+            shards = len(list(icl._shards(np.zeros((size.batch, e.n_points)))))
+            core_seconds[name] += [(one * e.steps_of(m), shards) for m in e.pretraining]
+    yardsticks(train.make_experiment("sparse", train.SIZES["paper"]))
+    print("\nTraining of all six models, side by side, on such cores, at best")
     for name, jobs in core_seconds.items():
         costs = []
         for cores in (2, 8, 32):
             workers = min(cores, len(jobs))
-            threads = min(4, cores // workers)  # of each; more than 4 have no shard to work on
-            hours = max(sum(jobs) / workers, max(jobs)) / threads / 3600
+            each = [one / min(shards, cores // workers) for one, shards in jobs]
+            hours = max(sum(each) / workers, max(each)) / 3600
             costs.append(f"{cores} cores {hours / 24:.3g} days" if hours > 48 else
                          f"{cores} cores {hours:.2g} hours" if hours > 1.5 else
                          f"{cores} cores {60 * hours:.2g} minutes")
