@@ -90,7 +90,7 @@ def _leap(G, c, alpha, v):
         at = v[:, moving]
         support = at != 0
         M = (G[..., moving] * (support * support[:, None])).transpose(2, 0, 1)  # (B, d, d)
-        M += np.eye(len(v)) * (1e-10 * size[moving] + ~support).T[:, None]  # 1 for what stays 0
+        M += np.eye(len(v)) * (1e-13 * size[moving] + ~support).T[:, None]  # 1 for what stays 0
         goal = np.linalg.solve(M, ((c[:, moving] - alpha * np.sign(at)) * support).T[..., None])
         goal = goal[..., 0].T
         crossing = goal * at < 0

@@ -426,6 +426,18 @@ def test_lasso_of_orthogonal_inputs_is_soft_thresholding():
     assert np.allclose(w, np.sign(ys) * np.maximum(np.abs(ys / 2) - 0.25, 0), atol=1e-6)
 
 
+def test_lasso_converges_in_a_few_sweeps_whatever_the_rank():
+    xs, ys = sample_prompts(DenseLinear(8), rng(), 1000, 11)  # fewer examples than dims, and more
+    sweeps, gap = [], baselines._duality_gap
+    baselines._duality_gap = lambda *a: sweeps.append(1) or gap(*a)  # asked after every sweep
+    try:
+        for alpha in (0.001, 0.03, 0.3):
+            baselines.lasso(xs, ys, alpha, max_sweeps=100)
+    finally:
+        baselines._duality_gap = gap
+    assert len(sweeps) < 3 * 10 * 6
+
+
 def test_lasso_predicts_the_same_in_any_unit_of_the_inputs():
     xs, ys = sample_prompts(SparseLinear(4, 1), rng(), 50, 7)
     at_home = baselines.lasso(xs, ys, 0.1)
