@@ -871,7 +871,7 @@ def test_the_readmes_first_lesson_prints_what_the_readme_shows():
 def test_every_row_of_the_readmes_findings_is_a_finding_of_the_committed_run():
     found = re.sub(r"\s+", " ", (HERE / "results" / "small" / "run.txt").read_text()).strip()
     found = {(verdict, text) for verdict, text in
-             re.findall(r"\[([a-z ]+)\] (.*?)(?= \[[a-z ]+\] | Experiment |$)", found)}
+             re.findall(r"\[([a-z ]+)\] (.*?)(?= \[[a-z ]+\] | Experiment | Verdicts|$)", found)}
     table = (HERE / "README.md").read_text().split("| the paper's claim |")[1].split("\n\n")[0]
     rows = [row.strip("| ").split(" | ") for row in table.splitlines()[2:]]
     rows = [row for row in rows if len(row) == 3]
