@@ -773,7 +773,7 @@ def findings_sparse(e, figures, too_small):
                   [(f"at {k} non-zeros:", *mean_and_margin(over[:, n.x == k].mean(1)), 0.02, None)
                    for k in n.x[middle] if not np.isnan(over[:, n.x == k]).any()], too_small)
     name = next(iter(figures["noise-floor"].errors)).removeprefix("mixture model, ")
-    yield from findings_on_failure(figures, {name: (0.5, None)})
+    yield from findings_on_failure(figures, {name: (0.5, None)}, too_small)
     yield from findings_on_selection(figures["selection"], too_small)
 
 
@@ -809,7 +809,7 @@ def findings_sine(e, figures, too_small):
                        ("optimum there:", *mean_and_margin(freq.errors[OWN][:, tail]), None,
                         0.02)], too_small)
     yield from findings_on_failure(figures, {"half and half": (0.5, None),
-                                             f"frequency {freq.x[-1]:.2g}": (None, 0.1)})
+                                             f"frequency {freq.x[-1]:.2g}": (None, 0.1)}, too_small)
     yield from findings_on_selection(figures["selection"], too_small)
 
 
@@ -819,7 +819,7 @@ def findings_shares(e, figures, too_small):
         yield from findings_on_selection(figure, too_small)
 
 
-def findings_on_failure(figures, cases):
+def findings_on_failure(figures, cases, too_small):
     """The share of the model's error over the optimum that one who knows the mixture has too."""
     f = figures["noise-floor"]
     for name, (least, most) in cases.items():
@@ -829,7 +829,7 @@ def findings_on_failure(figures, cases):
                  for i, times in enumerate(f.x)]
         yield finding(f"Who knows that mixture exactly {'fails' if least else 'does not fail'} on "
                       f"{name}: the pretraining optimum's error over the optimum, as a share of "
-                      "the model's, whatever noise the posterior assumes", parts)
+                      "the model's, whatever noise the posterior assumes", parts, too_small)
 
 
 def findings_on_selection(figure, too_small):
