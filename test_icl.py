@@ -860,6 +860,21 @@ def test_the_mixture_model_of_small_sees_as_many_prompts_of_a_class_as_its_speci
                    zip(e.classes, e.mixture.weights))
 
 
+def test_no_prediction_exceeds_what_the_final_layer_norm_allows():
+    config = icl.Config(n_dims=1, n_points=6, n_layer=2, n_head=2, n_embd=16)
+    params = {name: np.float32(p + 0.3 * rng(1).standard_normal(p.shape))
+              for name, p in icl.init_params(config, rng()).items()}
+    gain, bias, read_out = (params[name] for name in
+                            ("ln_f.weight", "ln_f.bias", "read_out.weight"))
+    w = gain * read_out[:, 0]  # meets a vector of mean 0 and length sqrt(C)
+    bound = 4 * np.linalg.norm(w - w.mean()) + abs(bias @ read_out + params["read_out.bias"])[0]
+    largest = max(abs(icl.predict(params, config, *(np.float32(size) * a for a in sample_prompts(
+        DenseLinear(1), rng(), 500, 6)))).max() for size in (1, 30, 1000))
+    assert 0.2 * bound < largest < bound * (1 + 1e-5)
+    # The README: fewer than one value in a thousand of the lines is larger than 6.
+    assert 6e-4 < np.mean(abs(sample_prompts(DenseLinear(1), rng(), 50_000, 20)[1]) > 6) < 9e-4
+
+
 def test_the_readmes_first_lesson_prints_what_the_readme_shows():
     lesson, _, rest = (HERE / "README.md").read_text().split("```python\n")[1].partition("```\n")
     shown = np.array(re.findall(r"\d\.\d*", rest.split("\n\n")[0]), float)

@@ -99,8 +99,9 @@ class Experiment:
 
     @property
     def sweep_examples(self):
-        """How many examples the prompts of a sweep have: all, or too few for least squares."""
-        return self.size.n_dims // 2 + 1 if self.name == "sparse" else self.n_points - 1
+        """After how many examples sweeps are evaluated: where too few for least squares; late."""
+        few = self.size.n_dims // 2 + 1
+        return [few] if self.name == "sparse" else list(range(self.n_points))[-5:]
 
     @property
     def mixture(self):
@@ -439,16 +440,16 @@ def icl_curve(e, predictors, function_class, seed, name, title, variance=1.0, ot
 
 
 def sweep(e, predictors, classes, x, at, seed, name, title, xlabel, variance=None, **look):
-    """Error after `at` examples on a family of classes, one at each place x; also all predictions.
+    """Error on a family of classes, one at each place x, as the mean after each of `at` examples.
 
-    Two exact yardsticks: the optimum for the functions shown, and the pretraining mixture's, which
-    is what perfect pretraining would predict.
+    Also the predictions (B, X, len(at)), by predictor. Two exact yardsticks: the optimum for the
+    functions shown, and the pretraining mixture's, which is what perfect pretraining would predict.
     """
     variance = np.ones(len(x)) if variance is None else variance
-    columns, ys_at, places = {}, [], []
+    columns, ys_at = {}, []
     for value, c in zip(x, classes):
         xs, ys = sample_prompts(c, random_stream(seed, e.name, name, value),
-                                e.size.prompts // 2, at + 1)
+                                e.size.prompts // 2, at[-1] + 1)
         everyone = predictors | {MIXED: baselines.bayes(e.mixture)}
         try:
             everyone[OWN] = baselines.bayes(c)
@@ -457,10 +458,10 @@ def sweep(e, predictors, classes, x, at, seed, name, title, xlabel, variance=Non
         for p, predictions in run_predictors(everyone, xs, ys).items():
             columns.setdefault(p, {})[value] = predictions[:, at]
         ys_at.append(ys[:, at])
-    ys_at = np.stack(ys_at, 1)  # (B, X)
-    missing = np.full(len(ys_at), np.nan)
+    ys_at = np.stack(ys_at, 1)  # (B, X, len(at))
+    missing = np.full_like(ys_at[:, 0], np.nan)
     predictions = {p: np.stack([columns[p].get(value, missing) for value in x], 1) for p in columns}
-    errors = {p: (predictions[p] - ys_at) ** 2 / variance for p in predictions}
+    errors = {p: ((predictions[p] - ys_at) ** 2).mean(2) / variance for p in predictions}
     return Figure(e.name, name, title, xlabel, np.asarray(x), classes, errors, **look), predictions
 
 
@@ -475,15 +476,16 @@ def evaluate_sparse(e, predictors, seed):
     figure, predictions = sweep(
         e, predictors | {"least squares": baselines.least_squares},
         [SparseLinear(d, int(k)) for k in x], x, at, seed, "nnz",
-        f"From sparse to dense, after {at} examples", f"non-zero coefficients of {d}")
+        f"From sparse to dense, {after(at)}", f"non-zero coefficients of {d}")
     yield figure
     pairs = {"mixture model to dense model": ("mixture model", "dense model"),
              "mixture model to sparse model": ("mixture model", "sparse model"),
              "dense model to sparse model": ("dense model", "sparse model"),
              "mixture model to its optimum": ("mixture model", MIXED),
              f"mixture model to {OWN}": ("mixture model", OWN)}
-    distances = {p: (predictions[a] - predictions[b]) ** 2 for p, (a, b) in pairs.items()}
-    yield Figure(e.name, "nnz-distance", f"Whose predictions are they? After {at} examples",
+    distances = {p: ((predictions[a] - predictions[b]) ** 2).mean(2)
+                 for p, (a, b) in pairs.items()}
+    yield Figure(e.name, "nnz-distance", f"Whose predictions are they {after(at)}?",
                  figure.xlabel, x, figure.classes, distances, ylabel="squared distance")
     medium = SparseLinear(d, min(max(3, 2 * e.size.nnz), d - 1))
     yield noise_floor(e, predictors, [(f"{medium.nnz} of {d} non-zeros", medium, 1.0)], at, seed)
@@ -501,6 +503,7 @@ def evaluate_sine(e, predictors, seed):
                     "Lines: the mixture model beside its specialist", other=sinusoid)
     yield icl_curve(e, predictors, sinusoid, seed, "icl-sinusoid",
                     "Sinusoids: the mixture model beside its specialist", other=linear)
+    yield large_values(e, predictors["mixture model"], linear, seed)
     relative = "squared error / Var f"
     combine = lambda w: ConvexCombination(linear, sinusoid, float(w))
     half = icl_curve(e, predictors, combine(0.5), seed, "icl-half",
@@ -509,12 +512,13 @@ def evaluate_sine(e, predictors, seed):
     yield half
     weights = np.linspace(0, 1, 11)
     yield sweep(e, predictors, [combine(w) for w in weights], weights, last, seed, "weights",
-                f"Between the two classes, after {last} examples",
+                f"Between the two classes, {after(last)}",
                 "weight w of w line + (1 - w) sinusoid", weights**2 + (1 - weights) ** 2,
                 ylabel=relative, log="y")[0]
     omegas = np.geomspace(0.1, 10, 13)
-    yield sweep(e, predictors, [Sinusoid(frequency=float(omega)) for omega in omegas], omegas, last,
-                seed, "frequency", f"Common and rare frequencies, after {last} examples",
+    waves = {p: f for p, f in predictors.items() if p != "linear model"}
+    yield sweep(e, waves, [Sinusoid(frequency=float(omega)) for omega in omegas], omegas, last,
+                seed, "frequency", f"Common and rare frequencies, {after(last)}",
                 "frequency (radians per unit of x)", log="xy", backdrop=sinusoid.density(omegas),
                 backdrop_label="density in pretraining")[0]
     fast = Sinusoid(frequency=float(omegas[-1]))
@@ -523,6 +527,24 @@ def evaluate_sine(e, predictors, seed):
     yield selection(e, {"mixture model": (predictors["mixture model"], e.mixture)},
                     {"lines": linear, "sinusoids": sinusoid, "half and half": combine(0.5)}, seed,
                     "selection", "Which class does it believe in?", "sinusoid")
+
+
+def large_values(e, model, function_class, seed):
+    """How much of a model's error comes from values f(x) beyond a given size.
+
+    The final layer norm gives every token's vector the length sqrt(C) before gain and read_out, so
+    predictions are bounded. Larger values are so rare that this takes ten times a curve's prompts.
+    """
+    xs, ys = sample_prompts(function_class, random_stream(seed, e.name, "large values"),
+                            10 * e.size.prompts, e.n_points)
+    predictions = run_predictors({"mixture model": model}, xs, ys)["mixture model"]
+    late, sizes = slice(e.sweep_examples[0], None), np.arange(13)
+    errors = (predictions - ys)[:, late, None] ** 2  # (B, 5, 1)
+    errors = (errors * (abs(ys[:, late, None]) > sizes)).mean(1)  # (B, X)
+    return Figure(e.name, "large-values",
+                  f"Lines: no prediction exceeds {abs(predictions).max():.2g}", "t", sizes,
+                  [function_class] * len(sizes), {"mixture model": errors},
+                  ylabel="squared error where |f(x)| > t")
 
 
 def noise_floor(e, predictors, cases, at, seed):
@@ -535,15 +557,15 @@ def noise_floor(e, predictors, cases, at, seed):
     errors = {}
     for name, c, variance in cases:
         xs, ys = sample_prompts(c, random_stream(seed, e.name, "noise floor", name),
-                                e.size.prompts // 2, at + 1)
+                                e.size.prompts // 2, at[-1] + 1)
         optima = {f"noise x {t}": baselines.bayes(e.mixture, t) for t in times}
         model_and_own = {"mixture model": predictors["mixture model"], OWN: baselines.bayes(c)}
         out = run_predictors(optima | model_and_own, xs, ys)
-        error = {p: (out[p][:, at] - ys[:, at]) ** 2 / variance for p in out}  # (B,) each
+        error = {p: ((out[p] - ys)[:, at] ** 2).mean(1) / variance for p in out}  # (B,) each
         errors[f"mixture model, {name}"] = np.tile(error["mixture model"][:, None], len(times))
         errors[f"{MIXED}, {name}"] = np.stack([error[p] for p in optima], 1)
         errors[f"{OWN}, {name}"] = np.tile(error[OWN][:, None], len(times))
-    return Figure(e.name, "noise-floor", f"Whose failure is it? After {at} examples",
+    return Figure(e.name, "noise-floor", f"Whose failure is it {after(at)}?",
                   "noise that the exact posterior assumes, times its own", times, [""] * len(times),
                   errors, ylabel="squared error / Var f", log="x", group=3)
 
@@ -704,8 +726,9 @@ def excess(figure, most=None, most_on_average=None):
 
 
 def after(n):
-    """How many examples came before: "after 1 example"."""
-    return f"after {n} example{'' if n == 1 else 's'}"
+    """How many examples came before: "after 1 example", or of a range "after 16 to 20 examples"."""
+    n = n if isinstance(n, list) else [n]
+    return "after " + " to ".join(map(str, n[::len(n) - 1 or 1])) + " example" + "s" * (n != [1])
 
 
 def worst_place(value, margin, most):
@@ -781,25 +804,31 @@ def findings_sine(e, figures, too_small):
     """The paper's claims about lines and sinusoids, and why it fails outside; figures by name."""
     yield from findings_on_classes(e, figures, too_small, most_on_average=0.05)
     w, half, freq = figures["weights"], figures["icl-half"], figures["frequency"]
-    model = w.errors["mixture model"]
-    at = lambda weight: model[:, np.argmin(abs(w.x - weight))]
+    at = lambda weight: w.errors["mixture model"][:, np.argmin(abs(w.x - weight))]
+    late = lambda f, p="mixture model": f.errors[p][:, e.sweep_examples].mean(1)
+    large = figures["large-values"]
+    sinusoids, lines = late(figures["icl-sinusoid"]), large.errors["mixture model"][:, 0]
     times = lambda a, b: ratio_and_margin(a, b, paired=False)
-    fall = lambda p: ratio_and_margin(*(half.errors[p][:, first:first + 5].mean(1)
-                                        for first in (e.n_points - 5, e.n_points // 2 - 2)))
+    fall = lambda f, p="mixture model": ratio_and_margin(*(
+        f.errors[p][:, first:first + 5].mean(1) for first in (e.n_points - 5, e.n_points // 2 - 2)))
     last = after(e.sweep_examples)
     yield finding(f"From either class to the other its error {last} rises",
-                  [("weight 0.2, times the sinusoids':", *times(at(0.2), at(0)), 1, None),
-                   ("weight 0.8, times the lines':", *times(at(0.8), at(1)), 1, None)], too_small)
+                  [("weight 0.2, times the sinusoids':", *times(at(0.2), sinusoids), 1, None),
+                   ("weight 0.8, times the lines':", *times(at(0.8), lines), 1, None)], too_small)
     yield finding(f"It fails on half of each, where the optimum is near 0: its error {last} over "
                   "that on its classes",
-                  [("times the sinusoids':", *times(at(0.5), at(0)), 10, None),
-                   ("times the lines':", *times(at(0.5), at(1)), 10, None),
-                   ("optimum for them:", *mean_and_margin(half.errors[OWN][:, -1]), None, 0.02)],
+                  [("times the sinusoids':", *times(late(half), sinusoids), 10, None),
+                   ("times the lines':", *times(late(half), lines), 10, None),
+                   ("optimum for them:", *mean_and_margin(late(half, OWN)), None, 0.02)],
                   too_small)
     yield finding("More examples hardly help there: its error at the last 5 positions over that at "
                   "5 half-way",
-                  [("times", *fall("mixture model"), 0.75, None),
-                   ("the optimum of the mixture:", *fall(MIXED), None, None)], too_small)
+                  [("times", *fall(half), 0.75, None),
+                   ("the optimum of the mixture:", *fall(half, MIXED), None, None),
+                   ("on sinusoids:", *fall(figures["icl-sinusoid"]), None, None)], too_small)
+    yield finding(f"{large.title}, and its error {last} is mostly that on few large ones",
+                  [("share of f(x) beyond 6:", *ratio_and_margin(
+                      large.errors["mixture model"][:, 6], lines), None, None)], too_small)
     f = freq.errors["mixture model"]
     common = int(np.argmax(freq.backdrop))
     for tail in (-1, 0):
@@ -861,7 +890,7 @@ SPARE = [(colour, dashes, 2) for colour, (dashes, _) in zip(PALETTE, DASHES + DA
 CSS = """svg{color:#1a1a1a;font:15px system-ui,sans-serif}.paper{fill:#fff}
 @media(prefers-color-scheme:dark){svg{color:#eee}.paper{fill:#16181c}}
 text{fill:currentColor}.grid{stroke:#888;stroke-opacity:.3}.soft{fill:#888;fill-opacity:.3}"""
-LEFT, TOP, WIDTH, HEIGHT = 60, 48, 530, 300  # the frame that data are drawn in
+LEFT, TOP, WIDTH, HEIGHT = 70, 48, 520, 300  # the frame that data are drawn in
 
 
 def ticks(low, high, log=False):
@@ -917,7 +946,7 @@ def chart(title, xlabel, ylabel, x, lines, y_range, log="", backdrop=None, backd
 <title>{title}</title><style>{CSS}</style>
 <rect class="paper" width="620" height="{total}"/>
 <clipPath id="{clip}"><rect x="0" y="{TOP - 10}" width="620" height="{HEIGHT + 32}"/></clipPath>
-<text x="{LEFT - 30}" y="26" font-size="17" font-weight="600">{title}</text>
+<text x="{LEFT - 40}" y="26" font-size="17" font-weight="600">{title}</text>
 <g clip-path="url(#{clip})">{"".join(body)}</g>
 <rect x="{LEFT}" y="{TOP}" width="{WIDTH}" height="{HEIGHT}" fill="none" class="grid"/>
 <text x="{LEFT + WIDTH / 2}" y="{TOP + HEIGHT + 42}" text-anchor="middle">{xlabel}</text>
@@ -930,7 +959,7 @@ def legend(entries):
     """The (label, style) in columns, style None for the backdrop; and the height of it all."""
     out, columns = [], 2 if max(len(label) for label, _ in entries) <= 33 else 1
     for i, (label, style) in enumerate(entries):
-        x, y = LEFT - 30 + i % columns * 280, TOP + HEIGHT + 70 + i // columns * 22
+        x, y = LEFT - 40 + i % columns * 280, TOP + HEIGHT + 70 + i // columns * 22
         if style is None:
             out.append(f'<rect class="soft" x="{x}" y="{y - 10}" width="30" height="10"/>')
         else:
