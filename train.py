@@ -890,7 +890,7 @@ SPARE = [(colour, dashes, 2) for colour, (dashes, _) in zip(PALETTE, DASHES + DA
 CSS = """svg{color:#1a1a1a;font:15px system-ui,sans-serif}.paper{fill:#fff}
 @media(prefers-color-scheme:dark){svg{color:#eee}.paper{fill:#16181c}}
 text{fill:currentColor}.grid{stroke:#888;stroke-opacity:.3}.soft{fill:#888;fill-opacity:.3}"""
-LEFT, TOP, WIDTH, HEIGHT = 70, 48, 520, 300  # the frame that data are drawn in
+LEFT, TOP, WIDTH, HEIGHT = 78, 48, 512, 300  # the frame that data are drawn in
 
 
 def ticks(low, high, log=False):
@@ -946,7 +946,7 @@ def chart(title, xlabel, ylabel, x, lines, y_range, log="", backdrop=None, backd
 <title>{title}</title><style>{CSS}</style>
 <rect class="paper" width="620" height="{total}"/>
 <clipPath id="{clip}"><rect x="0" y="{TOP - 10}" width="620" height="{HEIGHT + 32}"/></clipPath>
-<text x="{LEFT - 40}" y="26" font-size="17" font-weight="600">{title}</text>
+<text x="{LEFT - 48}" y="26" font-size="17" font-weight="600">{title}</text>
 <g clip-path="url(#{clip})">{"".join(body)}</g>
 <rect x="{LEFT}" y="{TOP}" width="{WIDTH}" height="{HEIGHT}" fill="none" class="grid"/>
 <text x="{LEFT + WIDTH / 2}" y="{TOP + HEIGHT + 42}" text-anchor="middle">{xlabel}</text>
@@ -959,7 +959,7 @@ def legend(entries):
     """The (label, style) in columns, style None for the backdrop; and the height of it all."""
     out, columns = [], 2 if max(len(label) for label, _ in entries) <= 33 else 1
     for i, (label, style) in enumerate(entries):
-        x, y = LEFT - 40 + i % columns * 280, TOP + HEIGHT + 70 + i // columns * 22
+        x, y = LEFT - 48 + i % columns * 280, TOP + HEIGHT + 70 + i // columns * 22
         if style is None:
             out.append(f'<rect class="soft" x="{x}" y="{y - 10}" width="30" height="10"/>')
         else:
