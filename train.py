@@ -440,7 +440,7 @@ def icl_curve(e, predictors, function_class, seed, name, title, variance=1.0, ot
 
 
 def sweep(e, predictors, classes, x, at, seed, name, title, xlabel, variance=None, **look):
-    """Error on a family of classes, one at each place x, as the mean after each of `at` examples.
+    """Mean error after each of `at` examples on a family of classes, one at each place x.
 
     Also the predictions (B, X, len(at)), by predictor. Two exact yardsticks: the optimum for the
     functions shown, and the pretraining mixture's, which is what perfect pretraining would predict.
@@ -725,10 +725,11 @@ def excess(figure, most=None, most_on_average=None):
             ("on average:", *mean_and_margin(over.mean(1)), None, most_on_average)]
 
 
-def after(n):
-    """How many examples came before: "after 1 example", or of a range "after 16 to 20 examples"."""
-    n = n if isinstance(n, list) else [n]
-    return "after " + " to ".join(map(str, n[::len(n) - 1 or 1])) + " example" + "s" * (n != [1])
+def after(examples):
+    """How many examples came before: "after 1 example", or of a list "after 16 to 20 examples"."""
+    first, last = np.atleast_1d(examples)[[0, -1]]
+    number = last if first == last else f"{first} to {last}"
+    return f"after {number} example{'' if last == 1 else 's'}"
 
 
 def worst_place(value, margin, most):
