@@ -498,7 +498,7 @@ def evaluate_sparse(e, predictors, seed):
 def evaluate_sine(e, predictors, seed):
     """The figures of the sine experiment, one by one; predictors: the three models, by name."""
     linear, sinusoid = e.classes.values()
-    last = e.sweep_examples
+    late = e.sweep_examples
     yield icl_curve(e, predictors, linear, seed, "icl-linear",
                     "Lines: the mixture model beside its specialist", other=sinusoid)
     yield icl_curve(e, predictors, sinusoid, seed, "icl-sinusoid",
@@ -511,19 +511,19 @@ def evaluate_sine(e, predictors, seed):
     half.ylabel = relative
     yield half
     weights = np.linspace(0, 1, 11)
-    yield sweep(e, predictors, [combine(w) for w in weights], weights, last, seed, "weights",
-                f"Between the two classes, {after(last)}",
+    yield sweep(e, predictors, [combine(w) for w in weights], weights, late, seed, "weights",
+                f"Between the two classes, {after(late)}",
                 "weight w of w line + (1 - w) sinusoid", weights**2 + (1 - weights) ** 2,
                 ylabel=relative, log="y")[0]
     omegas = np.geomspace(0.1, 10, 13)
     waves = {p: f for p, f in predictors.items() if p != "linear model"}
-    yield sweep(e, waves, [Sinusoid(frequency=float(omega)) for omega in omegas], omegas, last,
-                seed, "frequency", f"Common and rare frequencies, {after(last)}",
+    yield sweep(e, waves, [Sinusoid(frequency=float(omega)) for omega in omegas], omegas, late,
+                seed, "frequency", f"Common and rare frequencies, {after(late)}",
                 "frequency (radians per unit of x)", log="xy", backdrop=sinusoid.density(omegas),
                 backdrop_label="density in pretraining")[0]
     fast = Sinusoid(frequency=float(omegas[-1]))
     yield noise_floor(e, predictors, [("half and half", combine(0.5), 0.5),
-                                      (f"frequency {fast.frequency:g}", fast, 1.0)], last, seed)
+                                      (f"frequency {fast.frequency:g}", fast, 1.0)], late, seed)
     yield selection(e, {"mixture model": (predictors["mixture model"], e.mixture)},
                     {"lines": linear, "sinusoids": sinusoid, "half and half": combine(0.5)}, seed,
                     "selection", "Which class does it believe in?", "sinusoid")
@@ -542,8 +542,8 @@ def large_values(e, model, function_class, seed):
     errors = (predictions - ys)[:, late, None] ** 2  # (B, 5, 1)
     errors = (errors * (abs(ys[:, late, None]) > sizes)).mean(1)  # (B, X)
     return Figure(e.name, "large-values",
-                  f"Lines: no prediction exceeds {abs(predictions).max():.2g}", "t", sizes,
-                  [function_class] * len(sizes), {"mixture model": errors},
+                  f"Lines: no prediction exceeds {math.ceil(10 * abs(predictions).max()) / 10}",
+                  "t", sizes, [function_class] * len(sizes), {"mixture model": errors},
                   ylabel="squared error where |f(x)| > t")
 
 
@@ -720,7 +720,7 @@ def excess(figure, most=None, most_on_average=None):
     over = figure.errors["mixture model"] - figure.errors[MIXED]
     value, margin = mean_and_margin(over)
     margin *= everywhere(len(value))
-    worst = worst_place(value, margin, most or math.inf)
+    worst = worst_place(value, margin, most) if most else np.argmax(value)
     return [(f"worst {after(figure.x[worst])}:", value[worst], margin[worst], None, most),
             ("on average:", *mean_and_margin(over.mean(1)), None, most_on_average)]
 
@@ -738,9 +738,9 @@ def worst_place(value, margin, most):
     return np.nanargmax(low if np.nanmax(low) > most else high)
 
 
-def ratio(what, figure, a, b, least=None, most=None):
-    """Ratio of two predictors' errors, averaged over the places of a figure."""
-    a, b = figure.errors[a].mean(1), figure.errors[b].mean(1)
+def ratio(what, figure, a, b, least=None, most=None, first=0):
+    """Ratio of two predictors' errors, averaged over the places of a figure from `first` on."""
+    a, b = (figure.errors[p][:, first:].mean(1) for p in (a, b))
     return (what, *ratio_and_margin(a, b), least, most)
 
 
@@ -757,14 +757,15 @@ def findings_on_classes(e, figures, too_small, **bounds):
         yield finding(f"Not knowing that functions are {name} costs it almost nothing: its error "
                       "over the specialist's",
                       [ratio("times", f, "mixture model", f"{name} model", most=1.1),
+                       ratio("from 2 examples on:", f, "mixture model", f"{name} model", first=2),
                        ratio("the exact optimum itself pays", f, MIXED, OWN)], too_small)
     for name, other in zip(e.classes, reversed(e.classes)):
         f = figures[f"icl-{name}"]
         yield finding(f"The {other} specialist fails on {name} functions: its error over the "
                       "mixture model's",
                       [ratio("times", f, f"{other} model", "mixture model", least=2),
-                       ratio("a perfect specialist's over the mixture's optimum", f, OTHER, MIXED)],
-                      too_small)
+                       ("a perfect specialist's own error, from half-way on:", *mean_and_margin(
+                           f.errors[OTHER][:, len(f.x) // 2:].mean(1)), None, None)], too_small)
 
 
 def findings_sparse(e, figures, too_small):
@@ -781,21 +782,23 @@ def findings_sparse(e, figures, too_small):
     middle = (f.x > nnz) & (f.x <= min(7, d - 1))
     apart = "dense model to sparse model"
     span = lambda p: f.errors[p][:, middle].mean(1)
-    at = after(e.sweep_examples)
+    when = after(e.sweep_examples)
     places = " to ".join(dict.fromkeys(str(k) for k in f.x[middle][[0, -1]]))
     share = lambda s, of: ratio_and_margin(of(f"mixture model to {s} model"), of(apart))
     first = lambda p: f.errors[p][:, f.x > nnz][:, 0]
     yield finding(f"At {places} non-zeros its predictions lie between the specialists' "
-                  f"{at}: squared distance, as a share of theirs",
+                  f"{when}: squared distance, as a share of theirs",
                   [(f"to the {s} model:", *share(s, span), None, 1) for s in e.classes]
                   + [(f"at {nnz + 1} non-zeros alone, to the {s} model:", *share(s, first), None,
                       None) for s in e.classes], too_small)
     n = figures["nnz"]
-    over = n.errors["mixture model"] - n.errors[OWN]
+    over, margin = mean_and_margin(n.errors["mixture model"] - n.errors[OWN])
+    known = middle & ~np.isnan(over)  # the optimum there can be enumerated
     yield finding(f"That sparsity was not in pretraining, and there it leaves the optimum: error "
-                  f"{at} over the optimum for these functions",
-                  [(f"at {k} non-zeros:", *mean_and_margin(over[:, n.x == k].mean(1)), 0.02, None)
-                   for k in n.x[middle] if not np.isnan(over[:, n.x == k]).any()], too_small)
+                  f"{when} over the optimum for these functions",
+                  [(f"at {k} non-zeros:", over[n.x == k][0],
+                    margin[n.x == k][0] * everywhere(known.sum()), 0.02, None)
+                   for k in n.x[known]], too_small)
     name = next(iter(figures["noise-floor"].errors)).removeprefix("mixture model, ")
     yield from findings_on_failure(figures, {name: (0.5, None)}, too_small)
     yield from findings_on_selection(figures["selection"], too_small)
@@ -808,33 +811,35 @@ def findings_sine(e, figures, too_small):
     at = lambda weight: w.errors["mixture model"][:, np.argmin(abs(w.x - weight))]
     late = lambda f, p="mixture model": f.errors[p][:, e.sweep_examples].mean(1)
     large = figures["large-values"]
-    sinusoids, lines = late(figures["icl-sinusoid"]), large.errors["mixture model"][:, 0]
+    beyond = lambda t: large.errors["mixture model"][:, np.flatnonzero(large.x == t)[0]]
+    lines, sinusoids = beyond(0), late(figures["icl-sinusoid"])
     times = lambda a, b: ratio_and_margin(a, b, paired=False)
     fall = lambda f, p="mixture model": ratio_and_margin(*(
         f.errors[p][:, first:first + 5].mean(1) for first in (e.n_points - 5, e.n_points // 2 - 2)))
-    last = after(e.sweep_examples)
-    yield finding(f"From either class to the other its error {last} rises",
+    when = after(e.sweep_examples)
+    yield finding(f"From either class to the other its error {when} rises",
                   [("weight 0.2, times the sinusoids':", *times(at(0.2), sinusoids), 1, None),
                    ("weight 0.8, times the lines':", *times(at(0.8), lines), 1, None)], too_small)
-    yield finding(f"It fails on half of each, where the optimum is near 0: its error {last} over "
+    yield finding(f"It fails on half of each, where the optimum is near 0: its error {when} over "
                   "that on its classes",
                   [("times the sinusoids':", *times(late(half), sinusoids), 10, None),
                    ("times the lines':", *times(late(half), lines), 10, None),
-                   ("optimum for them:", *mean_and_margin(late(half, OWN)), None, 0.02)],
-                  too_small)
+                   ("optimum for them:", *mean_and_margin(late(half, OWN)), None, 0.02)]
+                  + [(f"{p}, over Var f:", *mean_and_margin(late(half, p)), None, None)
+                     for p in ("mixture model", "sinusoid model", MIXED)], too_small)
     yield finding("More examples hardly help there: its error at the last 5 positions over that at "
                   "5 half-way",
                   [("times", *fall(half), 0.75, None),
                    ("the optimum of the mixture:", *fall(half, MIXED), None, None),
                    ("on sinusoids:", *fall(figures["icl-sinusoid"]), None, None)], too_small)
-    yield finding(f"{large.title}, and its error {last} is mostly that on few large ones",
-                  [("share of f(x) beyond 6:", *ratio_and_margin(
-                      large.errors["mixture model"][:, 6], lines), None, None)], too_small)
+    yield finding(f"{large.title}, and its error {when} is mostly that on few large ones",
+                  [("share of f(x) beyond 6:", *ratio_and_margin(beyond(6), lines), 0.5, None)],
+                  too_small)
     f = freq.errors["mixture model"]
     common = int(np.argmax(freq.backdrop))
     for tail in (-1, 0):
         yield finding(f"It fails at frequency {freq.x[tail]:.2g}, rare in pretraining: its error "
-                      f"{last} over that at {freq.x[common]:.2g}, where pretraining was densest",
+                      f"{when} over that at {freq.x[common]:.2g}, where pretraining was densest",
                       [("times", *times(f[:, tail], f[:, common]), 10, None),
                        ("optimum there:", *mean_and_margin(freq.errors[OWN][:, tail]), None,
                         0.02)], too_small)
