@@ -99,7 +99,7 @@ class Experiment:
 
     @property
     def sweep_examples(self):
-        """After how many examples sweeps are evaluated: where too few for least squares; late."""
+        """After how many examples sweeps look: too few for least squares, or the last five."""
         few = self.size.n_dims // 2 + 1
         return [few] if self.name == "sparse" else list(range(self.n_points))[-5:]
 
@@ -956,7 +956,7 @@ def chart(title, xlabel, ylabel, x, lines, y_range, log="", backdrop=None, backd
 <g clip-path="url(#{clip})">{"".join(body)}</g>
 <rect x="{LEFT}" y="{TOP}" width="{WIDTH}" height="{HEIGHT}" fill="none" class="grid"/>
 <text x="{LEFT + WIDTH / 2}" y="{TOP + HEIGHT + 42}" text-anchor="middle">{xlabel}</text>
-<text transform="translate(16 {middle}) rotate(-90)" text-anchor="middle">{ylabel}</text>
+<text transform="translate(13 {middle}) rotate(-90)" text-anchor="middle">{ylabel}</text>
 {keys}</svg>
 """
 
