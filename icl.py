@@ -1,40 +1,27 @@
 """A GPT-2-style transformer for in-context learning, from scratch in NumPy.
 
-A prompt x1, f(x1), x2, f(x2), ..., xN is a sequence of vectors. The transformer reads it from left
-to right and at every x_k predicts f(x_k), having seen the examples 1..k-1 only. This file is all of
-it: operations, forward pass, backward pass by hand, training step, optimisers, checkpoints.
+A prompt x_1, f(x_1), x_2, f(x_2), ..., x_N is a sequence of vectors. The transformer reads it from
+left to right, and at every x_k it predicts f(x_k), having seen the examples 1..k-1 only. This file
+is all of it: operations, model, training step, optimisers, checkpoints.
 
-An operation returns its output and a function `backward`, which takes the gradient of the loss
-with respect to that output and returns the gradients with respect to the inputs, in their order.
-There is no graph and no autograd library: the model's backward is its forward read in reverse.
+An operation returns its output and a function: y, backward = layernorm(x, gain, bias). Given dy,
+the gradient of the loss with respect to y, backward(dy) returns the gradients with respect to the
+inputs, in their order. The model's backward is its forward, read in reverse; the gradient of a
+tensor called `fc` is called `dfc`.
 
-Shapes: B prompts, N points, T = 2N - 1 tokens, Q of them queries, C channels, H heads, D = C / H,
-d dims, M = BT rows.
+Shapes: B prompts, N points, T = 2N - 1 tokens, M = B T rows, C channels, H heads, D = C / H, d dims
 """
-import os
-
-# One BLAS thread each: train_step puts a shard of the batch on every core instead, so that all the
-# work runs in parallel, not the matrix products alone. NumPy reads this once, when first imported.
-for _library in ("OPENBLAS_NUM", "MKL_NUM", "OMP_NUM", "BLIS_NUM", "VECLIB_MAXIMUM"):
-    os.environ[f"{_library}_THREADS"] = "1"
-
-import ctypes
 import io
 import json
 import math
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+import os
+import secrets
+import zipfile
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-
-# Where the C library is glibc, freed memory is kept for the next operation instead of going back to
-# the system, page by page: won 7 to 15% of a tiny step. (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD)
-with suppress(AttributeError, OSError, TypeError):
-    ctypes.CDLL(None).mallopt(-1, 1 << 30)
-    ctypes.CDLL(None).mallopt(-3, 1 << 25)
 
 
 @dataclass(frozen=True)
@@ -52,26 +39,23 @@ class Config:
 
     def __post_init__(self):
         for name, value in asdict(self).items():
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            if type(value) is not int or value < 1:
                 raise ValueError(f"{name} must be a positive integer, not {value!r}")
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd ({self.n_embd}) must be a multiple of n_head ({self.n_head})")
 
     def shapes(self):
         """Names and shapes of all parameters: GPT-2's, between Garg et al.'s read_in, read_out."""
-        d, C = self.n_dims, self.n_embd
-        shapes = {"read_in.weight": (d, C), "read_in.bias": (C,),
-                  "wpe.weight": (2 * self.n_points, C)}  # the last row is never read
+        C = self.n_embd
+        layers = {"read_in": (self.n_dims, C), "ln_f": (C,), "read_out": (C, 1)}
         for i in range(self.n_layer):
-            h = f"h.{i}"
-            shapes |= {f"{h}.ln_1.weight": (C,), f"{h}.ln_1.bias": (C,),
-                       f"{h}.attn.c_attn.weight": (C, 3 * C), f"{h}.attn.c_attn.bias": (3 * C,),
-                       f"{h}.attn.c_proj.weight": (C, C), f"{h}.attn.c_proj.bias": (C,),
-                       f"{h}.ln_2.weight": (C,), f"{h}.ln_2.bias": (C,),
-                       f"{h}.mlp.c_fc.weight": (C, 4 * C), f"{h}.mlp.c_fc.bias": (4 * C,),
-                       f"{h}.mlp.c_proj.weight": (4 * C, C), f"{h}.mlp.c_proj.bias": (C,)}
-        return shapes | {"ln_f.weight": (C,), "ln_f.bias": (C,),
-                         "read_out.weight": (C, 1), "read_out.bias": (1,)}
+            layers |= {f"h.{i}.ln_1": (C,), f"h.{i}.attn.c_attn": (C, 3 * C),
+                       f"h.{i}.attn.c_proj": (C, C), f"h.{i}.ln_2": (C,),
+                       f"h.{i}.mlp.c_fc": (C, 4 * C), f"h.{i}.mlp.c_proj": (4 * C, C)}
+        shapes = {"wpe.weight": (2 * self.n_points, C)}  # of positions; the last is never read
+        for name, shape in layers.items():
+            shapes[f"{name}.weight"], shapes[f"{name}.bias"] = shape, shape[-1:]
+        return shapes
 
 
 # ------------------------------------------------------------------------------------- operations
@@ -85,140 +69,100 @@ def linear(x, weight, bias):
     y += bias
 
     def backward(dy):
-        return dy @ weight.T, x.T @ dy, _column_sums(dy)
+        return dy @ weight.T, x.T @ dy, column_sums(dy)
 
     return y, backward
 
 
-def layernorm(x, gain, bias, eps=1e-5):
-    """y = gain * (x - mean) / sqrt(var + eps) + bias, over the channels of each row of x (M, C).
+def column_sums(x):
+    return np.ones(len(x), x.dtype) @ x  # a product of matrices: 4 times as fast as x.sum(0)
 
-    With n the normalised row, g = gain * dy:  dx = (g - mean(g) - n mean(g n)) / sqrt(var + eps).
+
+def layernorm(x, gain, bias, eps=1e-5):
+    """y = gain * n + bias with n = (x - mean) / sqrt(var + eps), over the channels of each row.
+
+    x (M, C), gain (C,), bias (C,). With g = gain * dy:
+    dx = (g - mean(g) - n mean(g n)) / sqrt(var + eps).
     Source: Ba, Kiros, Hinton 2016, arXiv 1607.06450, section 3.
     """
     C = x.shape[1]
-    average = np.full(C, 1 / C, x.dtype)  # a row mean as a BLAS product: 4 times np.mean's speed
-    n = x - (x @ average)[:, None]  # (M, C)
-    rstd = 1 / np.sqrt(np.einsum("mc,mc->m", n, n)[:, None] / C + eps)  # (M, 1)
+    mean = lambda a: (a @ np.full(C, 1 / C, a.dtype))[:, None]  # (M, 1), as a product, too
+    n = x - mean(x)
+    rstd = 1 / np.sqrt(mean(n * n) + eps)  # (M, 1)
     n *= rstd
     y = n * gain
     y += bias
 
     def backward(dy):
-        dyn = dy * n
-        dgain, dbias = _column_sums(dyn), _column_sums(dy)
-        mean_g, mean_gn = dy @ (gain / C), dyn @ (gain / C)  # (M,), (M,)
-        dx = dy * gain
-        dx -= mean_g[:, None]
-        dx -= np.multiply(n, mean_gn[:, None], out=dyn)
+        g = dy * gain
+        dx = g - mean(g)
+        dx -= n * mean(g * n)
         dx *= rstd
-        return dx, dgain, dbias
+        return dx, column_sums(dy * n), column_sums(dy)
 
     return y, backward
 
 
 def gelu(x):
-    """y = x/2 (1 + tanh(u)), u = sqrt(2/pi) (x + 0.044715 x^3): GPT-2's GELU; overwrites x.
+    """y = x p, p = (1 + tanh(u)) / 2, u = x (a + b x^2), a = sqrt(2/pi), b = 0.044715 a.
 
-    With p = (1 + tanh(u)) / 2 = 1 / (1 + exp(-2u)):  y = x p,  dy/dx = p + 2 y (1 - p) du/dx.
+    As dp/du = 2 p (1 - p):  dy/dx = p + 2 y (1 - p) (a + 3 b x^2). This is GPT-2's GELU.
     Source: Hendrycks, Gimpel 2016, arXiv 1606.08415, section 2.
     """
-    a = math.sqrt(8 / math.pi)  # 2u = a x + b x^3
+    a = math.sqrt(2 / math.pi)
     b = 0.044715 * a
-    x2 = x * x
-    p = x2 * -b
-    p -= a
-    p *= x  # -2u
-    with np.errstate(over="ignore"):  # exp(-2u) = inf is right: p = 0
-        np.exp(p, out=p)
+    p = b * (x * x)
+    p += a
+    p *= x  # u
+    np.tanh(p, out=p)
     p += 1
-    np.divide(1, p, out=p)
+    p /= 2
     y = x * p
-    x2 *= 3 * b
-    x2 += a  # 2 du/dx
-    x2 *= y
-    np.subtract(1, p, out=x)
-    x *= x2
-    x += p  # x now holds dy/dx
 
     def backward(dy):
-        return dy * x
+        dx = y * (1 - p)
+        dx *= 2 * a + 6 * b * (x * x)
+        dx += p
+        dx *= dy
+        return dx
 
     return y, backward
 
 
-def attention(qkv, n_head, stride=1):
-    """Causal multi-head attention. qkv (B, T, 3C) -> (B, Q, C), queries at tokens 0, stride, ...
+def attention(qkv, n_head):
+    """Causal multi-head attention: qkv (B, T, 3C) -> y (B, T, C), heads side by side.
 
-    Each head: y_i = sum over j <= i of p_ij v_j, p_i the softmax of s_ij = q_i . k_j / sqrt(D).
-    With e = exp(s - max), l = sum_j e:  y = e v / l. Backward, with g = dy / l:  dv = e^T g,
-    ds = e (g v^T - sum(g y)),  dq = ds k / sqrt(D),  dk = ds^T q / sqrt(D).
-    Source: Vaswani et al. 2017, arXiv 1706.03762, eq. 1; dividing by l last: Dao et al. 2022,
-    arXiv 2205.14135, section 3.1.
+    Each head: y_i = sum over j <= i of p_ji v_j, where p_i is the softmax over the keys j of
+    s_ji = k_j . q_i / sqrt(D). The softmax's backward: ds_ji = p_ji (dp_ji - sum_l p_li dp_li),
+    and as dp_li = v_l . dy_i, that sum is y_i . dy_i.
+    Source: Vaswani et al. 2017, arXiv 1706.03762, section 3.2.
     """
     B, T, C = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
-    q, k, v = qkv.reshape(B, T, 3, n_head, C // n_head).transpose(2, 0, 3, 1, 4)  # (B, H, T, D)
-    scale = (C // n_head) ** -0.5
-    q = q[:, :, ::stride] * scale  # (B, H, Q, D)
-    # Keys come first in memory, so that the softmax runs down long contiguous rows.
-    e = np.empty((T, B, n_head, q.shape[2]), qkv.dtype)
-    e_kq, e_qk = e.transpose(1, 2, 0, 3), e.transpose(1, 2, 3, 0)  # (B, H, T, Q), (B, H, Q, T)
-    np.matmul(k, q.swapaxes(2, 3), out=e_kq)
-    e += _causal_mask(T, stride, qkv.dtype)
-    e -= e.max(0)
-    np.exp(e, out=e)
-    l = e.sum(0)[..., None]  # (B, H, Q, 1)
-    y = np.empty((B, q.shape[2], n_head, C // n_head), qkv.dtype)
-    y_heads = y.swapaxes(1, 2)  # (B, H, Q, D)
-    np.matmul(e_qk, v, out=y_heads)
-    y_heads /= l
+    split = lambda a: a.reshape(B, T, -1, n_head, C // n_head).transpose(2, 0, 3, 1, 4)
+    q, k, v = split(qkv)  # (B, H, T, D) each
+    q = q * (C // n_head) ** -0.5
+    # Keys come first in memory, so that the softmax over them runs along long rows: 9% of a step.
+    p = np.empty((T, B, n_head, T), qkv.dtype).transpose(1, 2, 0, 3)  # (B, H, keys, queries)
+    np.matmul(k, q.swapaxes(2, 3), out=p)  # s
+    p += np.tril(np.full((T, T), -np.inf, qkv.dtype), -1)  # no query looks at a later key
+    p -= p.max(axis=2, keepdims=True)
+    np.exp(p, out=p)
+    p /= p.sum(axis=2, keepdims=True)
+    y = p.swapaxes(2, 3) @ v  # (B, H, T, D)
 
     def backward(dy):
-        dqkv = np.zeros_like(qkv) if stride > 1 else np.empty_like(qkv)
-        dq, dk, dv = dqkv.reshape(B, T, 3, n_head, C // n_head).transpose(2, 0, 3, 1, 4)
-        g = dy.reshape(y.shape).swapaxes(1, 2) / l  # (B, H, Q, D)
-        np.matmul(e_kq, g, out=dv)
-        ds = np.empty_like(e)
-        ds_kq, ds_qk = ds.transpose(1, 2, 0, 3), ds.transpose(1, 2, 3, 0)
-        np.matmul(v, g.swapaxes(2, 3), out=ds_kq)
-        ds -= np.einsum("bhqd,bhqd->bhq", g, y_heads)
-        ds *= e
-        np.matmul(ds_kq, q, out=dk)
-        np.multiply(ds_qk @ k, scale, out=dq[:, :, ::stride])
+        dqkv = np.empty_like(qkv)
+        dq, dk, dv = split(dqkv)  # views
+        dy = split(dy)[0]  # (B, H, T, D)
+        np.matmul(p, dy, out=dv)
+        ds = np.matmul(v, dy.swapaxes(2, 3), out=np.empty_like(p))  # dp
+        ds -= np.einsum("bhtd,bhtd->bht", y, dy)[:, :, None]
+        ds *= p
+        np.matmul(ds, q, out=dk)
+        np.matmul(ds.swapaxes(2, 3), k * (C // n_head) ** -0.5, out=dq)
         return dqkv
 
-    return y.reshape(B, -1, C), backward
-
-
-def mean_squared_error(predictions, ys, weights):
-    """loss = mean of w (predictions - ys)^2;  dpredictions = 2 w (predictions - ys) / size."""
-    error = predictions - ys
-    weighted = weights * error
-    return np.mean(weighted * error), lambda: weighted * (2 / error.size)
-
-
-def loss_weights(xs, ys):
-    """Weights (B, N) for the loss: one over a forecast of f(x_k)^2, from x_k and the earlier y's.
-
-    w_k = 1 / (v_k q_k),  v_k = (1 + sum_{i<k} y_i^2) / k,  q_k = (1 + |x_k|^2) / (1 + d).
-    As w_k sees nothing of y_k or later, the posterior mean still has the least loss. But prompts of
-    large values no longer rule the gradient.
-    """
-    B, N, d = xs.shape
-    before = np.concatenate([np.zeros_like(ys[:, :1]), np.cumsum(ys[:, :-1] ** 2, axis=1)], axis=1)
-    v = (1 + before) / np.arange(1, N + 1, dtype=ys.dtype)
-    return (1 + d) / (v * (1 + np.sum(xs * xs, axis=2)))
-
-
-@lru_cache
-def _causal_mask(T, stride, dtype):
-    """(T, 1, 1, Q) for keys and queries: 0, or -inf where the key is later than the query."""
-    mask = np.triu(np.full((T, T), -np.inf, dtype), 1)[::stride]  # (Q, T)
-    return np.ascontiguousarray(mask.T)[:, None, None, :]
-
-
-def _column_sums(x):
-    return np.ones(len(x), x.dtype) @ x  # twice the speed of x.sum(0)
+    return y.swapaxes(1, 2).reshape(B, T, C), backward
 
 
 # ------------------------------------------------------------------------------------- the model
@@ -226,43 +170,24 @@ def _column_sums(x):
 def init_params(config, rng):
     """Fresh parameters: a dict of named float32 arrays, with config.shapes() for names and shapes.
 
-    Weights are normal with standard deviation 1/sqrt(fan-in), which for narrow models learns far
-    faster than GPT-2's fixed 0.02; projections into the residual stream are divided by
-    sqrt(2 n_layer) as in GPT-2. Keys start at correlation -0.5 with queries, so that no token looks
-    at itself first, and positions as waves, from one that alternates between x and f(x) tokens to
-    ones that span the prompt. Gains start at one, biases at zero.
+    Weights are normal with standard deviation 1/sqrt(fan-in), with which narrow models learn far
+    faster than with GPT-2's 0.02; projections into the residual stream have it divided by
+    sqrt(2 n_layer) as in GPT-2; positions have 0.5. Gains start at one, biases at zero.
     """
     params = {}
     for name, shape in config.shapes().items():
-        if name.endswith("bias"):
-            params[name] = np.zeros(shape, np.float32)
-        elif len(shape) == 1:
-            params[name] = np.ones(shape, np.float32)
+        if len(shape) == 1:
+            params[name] = np.full(shape, 0 if name.endswith("bias") else 1, np.float32)
         else:
-            std = shape[0] ** -0.5
+            std = 0.5 if name == "wpe.weight" else shape[0] ** -0.5
             if name.endswith("c_proj.weight"):
                 std /= math.sqrt(2 * config.n_layer)
             params[name] = (std * rng.standard_normal(shape)).astype(np.float32)
-        if name.endswith("c_attn.weight"):
-            query, key, _ = np.split(params[name], 3, axis=1)  # views, (C, C) each
-            key *= math.sqrt(0.75)
-            key -= 0.5 * query
-    params["wpe.weight"] = position_waves(*params["wpe.weight"].shape)
     return params
 
 
-def position_waves(T, C):
-    """Initial positions (T, C): a cosine a channel, of frequencies from pi down to pi / T.
-
-    After Vaswani et al. 2017, arXiv 1706.03762, section 3.5; standard deviation about 0.5.
-    """
-    frequency = math.pi * T ** -(np.arange(C) // 2 / max(1, C // 2 - 1))  # (C,), in pairs
-    phase = np.arange(C) % 2 * math.pi / 2  # a sine beside each cosine
-    return (math.sqrt(0.5) * np.cos(np.arange(T)[:, None] * frequency + phase)).astype(np.float32)
-
-
 def interleave(xs, ys):
-    """The prompt as tokens x1, (y1, 0, ..., 0), x2, ..., xN; nothing may depend on the last y.
+    """The prompt as tokens x_1, (y_1, 0, ..., 0), x_2, ..., x_N; no token holds the last y.
 
     xs (B, N, d), ys (B, N) -> (B, 2N - 1, d). Source: Garg et al. 2022, arXiv 2208.01066.
     """
@@ -273,100 +198,88 @@ def interleave(xs, ys):
     return tokens[:, :-1]
 
 
-def block(x, params, name, n_head, stride=1):
-    """One pre-norm transformer block: x + attention(layernorm(x)), then the same with the MLP.
+def named(op, x, params, name):
+    """linear or layernorm with the parameters called name.weight and name.bias.
 
-    x (B, T, C) -> (B, Q, C). With a stride only tokens 0, stride, ... come out: the last block
-    computes what is read, the x positions.
+    The backward takes the dict `grads`, too, to leave their gradients in it under these names.
     """
-    B, T, C = x.shape
-    weights = lambda op: (params[f"{name}.{op}.weight"], params[f"{name}.{op}.bias"])
-    a, ln_1 = layernorm(x.reshape(-1, C), *weights("ln_1"))
-    a, c_attn = linear(a, *weights("attn.c_attn"))  # (B T, 3C)
-    a, heads = attention(a.reshape(B, T, 3 * C), n_head, stride)  # (B, Q, C)
-    a, c_proj = linear(a.reshape(-1, C), *weights("attn.c_proj"))  # (B Q, C)
-    a += x[:, ::stride].reshape(-1, C)
-    m, ln_2 = layernorm(a, *weights("ln_2"))
-    m, c_fc = linear(m, *weights("mlp.c_fc"))  # (B Q, 4C)
-    m, act = gelu(m)
-    m, mlp_c_proj = linear(m, *weights("mlp.c_proj"))  # (B Q, C)
-    m += a
+    y, op_backward = op(x, params[f"{name}.weight"], params[f"{name}.bias"])
 
-    def backward(dm, grads):
-        def back(op, backward, dy):
-            dx, grads[f"{name}.{op}.weight"], grads[f"{name}.{op}.bias"] = backward(dy)
-            return dx
-
-        da = back("mlp.c_proj", mlp_c_proj, dm)
-        da = back("mlp.c_fc", c_fc, act(da))
-        da = back("ln_2", ln_2, da)
-        da += dm
-        dx = back("attn.c_proj", c_proj, da)
-        dx = heads(dx)
-        dx = back("attn.c_attn", c_attn, dx.reshape(-1, 3 * C))
-        dx = back("ln_1", ln_1, dx)  # (B T, C)
-        dx.reshape(B, T, C)[:, ::stride] += da.reshape(B, -1, C)
+    def backward(dy, grads):
+        dx, grads[f"{name}.weight"], grads[f"{name}.bias"] = op_backward(dy)
         return dx
 
-    return m.reshape(B, -1, C), backward
+    return y, backward
+
+
+def block(x, params, name, config, stride=1):
+    """One pre-norm transformer block: h = x + attention(layernorm(x)), y = h + mlp(layernorm(h)).
+
+    x (B, T, C) -> y (B, T, C). In the last block, whose y is read at the x tokens alone, a stride
+    of 2 lets only these go on after attention.
+    """
+    B, T, C = x.shape
+    n1, ln_1_backward = named(layernorm, x.reshape(-1, C), params, f"{name}.ln_1")  # (M, C)
+    qkv, c_attn_backward = named(linear, n1, params, f"{name}.attn.c_attn")  # (M, 3C)
+    heads, attention_backward = attention(qkv.reshape(B, T, 3 * C), config.n_head)  # (B, T, C)
+    attn, attn_c_proj_backward = named(linear, heads.reshape(-1, C), params, f"{name}.attn.c_proj")
+    h = (x + attn.reshape(B, T, C))[:, ::stride].reshape(-1, C)  # (M / stride, C) from here on
+    n2, ln_2_backward = named(layernorm, h, params, f"{name}.ln_2")
+    fc, c_fc_backward = named(linear, n2, params, f"{name}.mlp.c_fc")  # (M, 4C)
+    act, gelu_backward = gelu(fc)
+    mlp, mlp_c_proj_backward = named(linear, act, params, f"{name}.mlp.c_proj")  # (M, C)
+    y = h + mlp
+
+    def backward(dy, grads):
+        dy = dy.reshape(-1, C)
+        dact = mlp_c_proj_backward(dy, grads)
+        dfc = gelu_backward(dact)
+        dn2 = c_fc_backward(dfc, grads)
+        dh = dy + ln_2_backward(dn2, grads)
+        dx = np.zeros_like(x)  # (B, T, C)
+        dx[:, ::stride] = dh.reshape(B, -1, C)
+        dheads = attn_c_proj_backward(dx.reshape(-1, C), grads)
+        dqkv = attention_backward(dheads)
+        dn1 = c_attn_backward(dqkv.reshape(-1, 3 * C), grads)
+        return dx + ln_1_backward(dn1, grads).reshape(B, T, C)
+
+    return y.reshape(B, -1, C), backward
 
 
 def transformer(params, config, xs, ys):
-    """Predictions (B, N) at the x positions; their backward: dpredictions -> dict of gradients.
-
-    The backward may be called once: on its way it lets go of what it has used.
-    """
+    """Predictions (B, N) at the x tokens; their backward(dpredictions) -> dict of gradients."""
     tokens = interleave(xs, ys)  # (B, T, d)
-    B, T, d = tokens.shape
-    C = config.n_embd
-    x, read_in = linear(tokens.reshape(-1, d), params["read_in.weight"], params["read_in.bias"])
-    x = x.reshape(B, T, C)
-    x += params["wpe.weight"][:T]
-    blocks = []
+    (B, T, d), C = tokens.shape, config.n_embd
+    x, read_in_backward = named(linear, tokens.reshape(-1, d), params, "read_in")  # (M, C)
+    x = x.reshape(B, T, C) + params["wpe.weight"][:T]
+    block_backwards = []
     for i in range(config.n_layer):
         stride = 2 if i == config.n_layer - 1 else 1
-        x, back = block(x, params, f"h.{i}", config.n_head, stride)
-        blocks.append(back)
-    x, ln_f = layernorm(x.reshape(-1, C), params["ln_f.weight"], params["ln_f.bias"])  # (B N, C)
-    y, read_out = linear(x, params["read_out.weight"], params["read_out.bias"])  # (B N, 1)
+        x, block_backward = block(x, params, f"h.{i}", config, stride)
+        block_backwards.append(block_backward)
+    n, ln_f_backward = named(layernorm, x.reshape(-1, C), params, "ln_f")  # (B N, C)
+    predictions, read_out_backward = named(linear, n, params, "read_out")  # (B N, 1)
 
-    def backward(dy):
+    def backward(dpredictions):
         grads = {}
-        dx, grads["read_out.weight"], grads["read_out.bias"] = read_out(dy.reshape(-1, 1))
-        dx, grads["ln_f.weight"], grads["ln_f.bias"] = ln_f(dx)
-        while blocks:
-            dx = blocks.pop()(dx, grads)  # a block's activations are freed once it is done
+        dn = read_out_backward(dpredictions.reshape(-1, 1), grads)
+        dx = ln_f_backward(dn, grads)
+        for block_backward in reversed(block_backwards):
+            dx = block_backward(dx, grads)
         grads["wpe.weight"] = np.zeros_like(params["wpe.weight"])
-        grads["wpe.weight"][:T] = dx.reshape(B, T, C).sum(0)
-        _, grads["read_in.weight"], grads["read_in.bias"] = read_in(dx)
+        grads["wpe.weight"][:T] = dx.sum(0)
+        read_in_backward(dx.reshape(-1, C), grads)
         return grads
 
-    return y.reshape(B, -1), backward
+    return predictions.reshape(B, -1), backward
 
 
-# ------------------------------------------------------------------------------------- every core
+# ---------------------------------------------------------------------------------- training
 
-_threads = os.cpu_count()
-_pool = ThreadPoolExecutor(_threads)
-
-
-def set_threads(n):
-    """Use n threads from now on. The numbers are the same, bit for bit, for every n."""
-    global _threads, _pool
-    _pool.shutdown(wait=False)
-    _threads, _pool = n, ThreadPoolExecutor(n)
-
-
-def threads():
-    """How many threads are in use; from the start, one a core."""
-    return _threads
-
-
-def _shards(xs, *others):
-    """Split the batch by its size alone, never by the number of threads: sums keep their bits."""
+def chunks(xs, *others):
+    """The batch in parts of about 400 tokens: what one part computes with stays in the cache."""
     tokens = len(xs) * (2 * xs.shape[1] - 1)
-    least = 4 if tokens >= 2560 else 2  # 8 cost the paper's step 15% more on two cores
-    n = min(max(least, tokens // 1280), len(xs))  # more tokens at once leave the cache
+    n = min(len(xs), math.ceil(tokens / 400))
     return zip(*(np.array_split(a, n) for a in (xs, *others)))
 
 
@@ -375,66 +288,65 @@ def check_prompts(xs, ys, n_dims=None, n_points=None):
 
     Given n_dims, d must be it; given n_points, N must not exceed it. B and N are at least 1.
     """
-    for name, a, want in (("xs", xs, f"(B, N, {n_dims or 'd'})"), ("ys", ys, "(B, N)")):
+    for name, a in (("xs", xs), ("ys", ys)):
         if not isinstance(a, np.ndarray) or a.dtype not in (np.float32, np.float64):
             raise ValueError(f"{name} must be a float32 or float64 array, not "
                              f"{getattr(a, 'dtype', type(a).__name__)}")
-        if a.ndim != want.count(",") + 1 or a.size == 0:
-            raise ValueError(f"{name} must have shape {want}, nothing empty, not {a.shape}")
         if not np.isfinite(a).all():
             raise ValueError(f"{name} must be finite, and holds {a[~np.isfinite(a)][0]}")
-    if ys.shape != xs.shape[:2]:
-        raise ValueError(f"ys must have shape {xs.shape[:2]} like xs {xs.shape}, not {ys.shape}")
-    if n_dims is not None and xs.shape[2] != n_dims:
-        raise ValueError(f"xs must have {n_dims} dims, as the model was made for, not {xs.shape}")
-    if n_points is not None and xs.shape[1] > n_points:
-        raise ValueError(f"xs must have at most {n_points} points, as the model was made for, "
-                         f"not {xs.shape}")
+    if (xs.ndim != 3 or ys.shape != xs.shape[:2] or xs.size == 0
+            or xs.shape[2] != (n_dims or xs.shape[2]) or xs.shape[1] > (n_points or math.inf)):
+        most = f", N at most {n_points}" if n_points else ""
+        raise ValueError(f"xs must be (B, N, {n_dims or 'd'}) and ys (B, N){most}, nothing empty, "
+                         f"not {xs.shape} and {ys.shape}")
 
 
 def predict(params, config, xs, ys):
     """Predictions (B, N) of f(x_k), each from x_k and the examples before it.
 
-    So ys[:, -1] has no influence: where it is what you want to know, any finite number will do.
-
-    xs (B, N, d), ys (B, N), with N up to config.n_points. Raises ValueError as check_prompts does.
+    xs (B, N, d), ys (B, N), with N up to config.n_points. So ys[:, -1] has no influence: where it
+    is what you want to know, any finite number will do. Raises ValueError as check_prompts does.
     """
     check_prompts(xs, ys, config.n_dims, config.n_points)
-    run = lambda shard: transformer(params, config, *shard)[0]
-    return np.concatenate(list(_pool.map(run, _shards(xs, ys))))
+    return np.concatenate([transformer(params, config, *chunk)[0] for chunk in chunks(xs, ys)])
 
 
 def loss_and_grads(params, config, xs, ys, weights=None):
-    """Mean squared error over all B N predictions, and its gradients under the parameters' names.
+    """The mean of weights * (prediction - y)^2, and its gradients under the parameters' names.
 
-    weights (B, N), if given, of the squares in the mean. Raises ValueError as check_prompts does.
+    weights (B, N), one each if not given. Raises ValueError as check_prompts does.
     """
     check_prompts(xs, ys, config.n_dims, config.n_points)
     weights = np.ones_like(ys) if weights is None else weights
     if np.shape(weights) != ys.shape:
         raise ValueError(f"weights must have shape {ys.shape} like ys, not {np.shape(weights)}")
-
-    def run(shard):
-        xs_here, ys_here, weights_here = shard
-        predictions, backward = transformer(params, config, xs_here, ys_here)
-        loss, error_backward = mean_squared_error(predictions, ys_here, weights_here)
-        share = len(xs_here) / len(xs)
-        return loss * share, backward(error_backward() * share)
-
-    results = _pool.map(run, _shards(xs, ys, weights))
-    loss, grads = next(results)
-    for shard_loss, shard_grads in results:  # in the shards' order, whichever is done first
-        loss += shard_loss
-        for name, grad in shard_grads.items():
+    np.empty(31 << 20, np.uint8)  # freed at once: glibc then keeps freed memory for the next use
+    loss, grads = 0.0, {name: np.zeros_like(p) for name, p in params.items()}
+    for xs_part, ys_part, weights_part in chunks(xs, ys, weights):
+        predictions, backward = transformer(params, config, xs_part, ys_part)
+        error = predictions - ys_part
+        dpredictions = weights_part * error * (2 / ys.size)
+        loss += float(np.sum(dpredictions * error)) / 2
+        for name, grad in backward(dpredictions).items():
             grads[name] += grad
-    return float(loss), grads
+    return loss, grads
+
+
+def loss_weights(xs, ys):
+    """Weights (B, N) for the loss: one over a forecast of f(x_k)^2, from x_k and the earlier y's.
+
+    w_k = 1 / (v_k q_k),  v_k = (1 + sum_{i<k} y_i^2) / k,  q_k = (1 + |x_k|^2) / (1 + d).
+    Without them, the few prompts of large values rule the gradient. As w_k sees nothing of y_k or
+    later, the posterior mean still has the least loss.
+    """
+    B, N, d = xs.shape
+    before = np.concatenate([np.zeros_like(ys[:, :1]), np.cumsum(ys[:, :-1] ** 2, axis=1)], axis=1)
+    v = (1 + before) / np.arange(1, N + 1, dtype=ys.dtype)
+    return (1 + d) / (v * (1 + np.sum(xs * xs, axis=2)))
 
 
 def train_step(params, config, optimizer, xs, ys, weights=None):
-    """One step of the optimiser on prompts xs (B, N, d), ys (B, N); returns the (weighted) loss.
-
-    The batch's shards, 2 to 4 at the sizes of train.py, share the cores.
-    """
+    """One step of the optimiser on prompts xs (B, N, d), ys (B, N); returns the (weighted) loss."""
     loss, grads = loss_and_grads(params, config, xs, ys, weights)
     optimizer.update(params, grads)
     return loss
@@ -451,192 +363,155 @@ class Adam:
     Source: Kingma, Ba 2015, arXiv 1412.6980, algorithm 1.
     """
     def __init__(self, params, lr, betas=(0.9, 0.98), eps=1e-8, clip=math.inf):
-        self.lr, self.betas, self.eps, self.clip, self.t = lr, betas, eps, clip, 0
+        self.lr, self.betas, self.eps, self.clip, self.names = lr, betas, eps, clip, list(params)
         self.state = {f"{s}.{name}": np.zeros_like(p) for name, p in params.items() for s in "mv"}
-        names = list(params)
-        self.jobs = [(self.adam, names[i::8]) for i in range(8)]  # what may run side by side
+        self.state["t"] = np.zeros((), np.float32)  # steps so far
 
     def update(self, params, grads):
-        """One step, in place; FloatingPointError, before it, if the gradients are not finite."""
+        """One step, in place; returns the factor by which the gradients were scaled.
+
+        Raises FloatingPointError, before anything is changed, if they are not finite.
+        """
         norm = math.sqrt(sum(float(np.vdot(g, g)) for g in grads.values()))
         if not math.isfinite(norm):
             raise FloatingPointError(f"the gradient's norm is {norm}")
-        self.t += 1
-        shrink = min(1.0, self.clip / norm) if norm > 0 else 1.0
-        list(_pool.map(lambda job: job[0](job[1], params, grads, shrink), self.jobs))
-
-    def adam(self, names, params, grads, shrink):
-        b1, b2 = self.betas
-        for name in names:
-            m, v, g = self.state[f"m.{name}"], self.state[f"v.{name}"], grads[name] * shrink
+        scale = min(1.0, self.clip / max(norm, 1e-30))
+        self.state["t"] += 1
+        t, (b1, b2) = int(self.state["t"]), self.betas
+        for name in self.names:
+            m, v, g = self.state[f"m.{name}"], self.state[f"v.{name}"], grads[name] * scale
             m += (1 - b1) * (g - m)
             v += (1 - b2) * (g * g - v)
-            step = np.sqrt(v / (1 - b2 ** self.t))
-            step += self.eps
-            np.divide(m, step, out=step)
-            step *= self.lr / (1 - b1 ** self.t)
-            params[name] -= step
+            params[name] -= self.lr / (1 - b1**t) * m / (np.sqrt(v / (1 - b2**t)) + self.eps)
+        return scale
 
 
 class Muon(Adam):
     """Muon for the blocks' matrices, Adam for the rest: momentum with its singular values made one.
 
-    M = b M + g,  R = U V^T where g + b M = U S V^T,  v = c v + (1 - c) mean of R^2 over inputs,
-    p -= lr sqrt(max(1, rows / columns)) N,  N = R / sqrt(v), scaled to the norm of R.
-    U V^T comes from five Newton-Schulz steps X <- P X, P = a + b A + c A A, A = X X^T, which push
-    every singular value to about one. As P is symmetric, the next A is P A P: the steps iterate
-    that small square matrix alone, and Q, the product of their P's, multiplies X once, at the end.
-    Dividing by sqrt(v) then lets every neuron, a column, take steps of one size.
-    Jordan's factor has columns / rows (his matrices are transposed); no difference was seen here.
-    Sources: Jordan 2024, https://kellerjordan.github.io/posts/muon/, and, for N, Li et al. 2025,
-    NorMuon, arXiv 2510.05491, algorithm 1.
+    M = b M + g,  p -= lr sqrt(max(1, columns / rows)) U V^T,  where g + b M = U S V^T.
+    Source: Jordan 2024, https://kellerjordan.github.io/posts/muon/
     """
-    def __init__(self, params, lr, matrix_lr, momentum=0.9, decay=0.95, **adam):
-        super().__init__(params, lr, **adam)
-        self.matrix_lr, self.momentum, self.decay = matrix_lr, momentum, decay
-        stacks, others = {}, []  # matrices of one shape, four layers at a time; everything else
-        for name, p in params.items():
-            if name.startswith("h.") and p.ndim == 2:
-                self.state[f"v.{name}"] = np.zeros_like(p[:1])
-                stacks.setdefault((p.shape, int(name.split(".")[1]) // 4), []).append(name)
-            else:
-                others.append(name)
-        self.jobs = [(self.muon, names) for names in stacks.values()] + [(self.adam, others)]
+    def __init__(self, params, lr, matrix_lr, momentum=0.9, **adam):
+        matrices = [name for name, p in params.items() if name.startswith("h.") and p.ndim == 2]
+        super().__init__({n: p for n, p in params.items() if n not in matrices}, lr, **adam)
+        self.matrix_lr, self.momentum = matrix_lr, momentum
+        self.stacks = {}  # shape: the names of all matrices of that shape, which go together
+        for name in matrices:
+            self.stacks.setdefault(params[name].shape, []).append(name)
+        for shape, names in self.stacks.items():
+            self.state[f"m.{shape}"] = np.zeros((len(names), *shape), np.float32)
 
-    def muon(self, names, params, grads, shrink):
-        x = []
-        for name in names:
-            m, g = self.state[f"m.{name}"], grads[name] * shrink
+    def update(self, params, grads):
+        """One step, in place, as Adam.update."""
+        scale = super().update(params, grads)
+        for (rows, columns), names in self.stacks.items():
+            m = self.state[f"m.{(rows, columns)}"]  # (L, rows, columns)
+            g = np.stack([grads[name] for name in names]) * scale
             m *= self.momentum
             m += g
-            x.append(g + self.momentum * m)
-        x = np.stack(x)  # (L, rows, columns)
-        _, rows, columns = x.shape
-        x = x.swapaxes(1, 2) if rows > columns else x
-        x = x / (np.linalg.norm(x, axis=(1, 2), keepdims=True) + 1e-7)
-        A = x @ x.swapaxes(1, 2)  # (L, n, n), n the smaller of rows and columns
-        Q = identity = np.eye(A.shape[1], dtype=x.dtype)
-        for _ in range(5):
-            P = 3.4445 * identity - 4.7750 * A + 2.0315 * (A @ A)
-            Q, A = P @ Q, P @ A @ P
-        x = Q @ x
-        x = x.swapaxes(1, 2) if rows > columns else x
-        for name, r in zip(names, x):
-            v = self.state[f"v.{name}"]  # (1, columns)
-            v += (1 - self.decay) * (np.mean(r * r, axis=0) - v)
-            step = r / np.sqrt(v + 1e-12)
-            step *= self.matrix_lr * math.sqrt(max(1, rows / columns)) * (
-                np.linalg.norm(r) / (np.linalg.norm(step) + 1e-12))
-            params[name] -= step
+            steps = orthogonalise(g + self.momentum * m)
+            steps *= self.matrix_lr * math.sqrt(max(1, columns / rows))
+            for name, step in zip(names, steps):
+                params[name] -= step
+        return scale
 
 
-# ------------------------------------------------------------------------------------- checkpoints
+def orthogonalise(x):
+    """Each matrix U S V^T of x (L, rows, columns) with its singular values S made about one.
 
-FORMAT = 1
-
-
-@contextmanager
-def replacing(path, keep=None):
-    """A binary file to write, which takes the place of `path` only once it is whole and on disk.
-
-    Given `keep`, the file that was at `path` is renamed to it at that moment.
+    Five Newton-Schulz steps X <- P X with P = a + b A + c A A, A = X X^T. As P is symmetric, the
+    next A is P A P: the small square matrices alone are iterated, and the product of the five P's
+    multiplies X once, at the end.
     """
-    path = Path(path)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        if keep and path.exists():
-            os.replace(path, keep)
-        os.replace(temporary, path)
-    except OSError as e:  # a full disk, say, does not name the file
-        raise OSError(e.errno, e.strerror, str(path)) from e
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    if x.shape[1] > x.shape[2]:
+        return orthogonalise(x.swapaxes(1, 2)).swapaxes(1, 2)
+    x = x / (np.linalg.norm(x, axis=(1, 2), keepdims=True) + 1e-7)
+    A, product = x @ x.swapaxes(1, 2), np.eye(x.shape[1], dtype=x.dtype)
+    for _ in range(5):
+        P = 3.4445 * np.eye(x.shape[1], dtype=x.dtype) - 4.7750 * A + 2.0315 * (A @ A)
+        A, product = P @ A @ P, P @ product
+    return product @ x
 
+
+# ------------------------------------------------------------------------------------ checkpoints
 
 class Refused(ValueError):
     """The input is at fault, not the program: the message, of one line, is all its user needs."""
 
 
-def save_checkpoint(path, params, config, optimizer=None, rng=None, **extra):
-    """Write everything that a run needs to go on, bit for bit, to one .npz file, atomically.
+@contextmanager
+def replacing(path):
+    """A binary file to write, which takes the place of `path` only once it is whole and on disk."""
+    path = Path(path)
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as e:  # a full disk, say, does not name the file
+        raise OSError(e.errno, e.strerror, str(path)) from e
+    finally:
+        temporary.unlink(missing_ok=True)
 
-    The checkpoint that was there before stays beside it, as previous(path), in case this one comes
-    to harm. extra: whatever else belongs to the run; NumPy arrays, or values that JSON can hold.
+
+def save_checkpoint(path, params, config, optimizer=None, **extra):
+    """Write a run's parameters, its optimiser's state and what JSON can hold, atomically.
+
+    What load_checkpoint would refuse raises an error here, too, before anything is written.
     """
     arrays = {f"params/{name}": p for name, p in params.items()}
-    header = {"format": FORMAT, "config": asdict(config), "extra": {}}
     if optimizer is not None:
         arrays |= {f"optimizer/{name}": a for name, a in optimizer.state.items()}
-        header["t"] = optimizer.t
-    if rng is not None:
-        header["rng"] = rng.bit_generator.state
-    for name, value in extra.items():
-        if isinstance(value, np.ndarray):
-            arrays[f"extra/{name}"] = value
-        else:
-            header["extra"][name] = value
-    whole = io.BytesIO()  # packed in memory, so that a full disk breaks into nothing but the write
-    np.savez(whole, header=np.array(json.dumps(header)), **arrays)
-    with replacing(path, keep=previous(path)) as file:
-        file.write(whole.getbuffer())
+    header = json.dumps({"format": 1, "config": asdict(config), "extra": extra})
+    packed = io.BytesIO()  # so that a full disk breaks into nothing but the write
+    np.savez(packed, header=np.array(header), **arrays)
+    _unpack(packed, optimizer)
+    with replacing(path) as file:
+        file.write(packed.getbuffer())
 
 
-def previous(path):
-    """Where save_checkpoint keeps the checkpoint before the one at `path`."""
-    return Path(path).with_suffix(".previous.npz")
-
-
-def load_checkpoint(path, optimizer=None, rng=None):
-    """Read a checkpoint: (params, config, extra). Restores `optimizer` and `rng` where given.
+def load_checkpoint(path, optimizer=None):
+    """Read a checkpoint: (params, config, extra). Restores the optimiser's state, if one is given.
 
     Nothing in the file can run code: pickles are refused. Raises Refused, in one line that names
     the file, where it is damaged or not what it should be; then nothing has been restored.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}  # reads all: zip checks every byte
-        header = json.loads(str(arrays.pop("header")))
-        if header["format"] != FORMAT:
-            raise ValueError(f"its format is {header['format']}, and this program reads {FORMAT}")
-        config = Config(**header["config"])
-        if len(arrays) < 12 * config.n_layer:
-            raise ValueError(f"it has {len(arrays)} arrays, too few for {config.n_layer} layers")
-        group = lambda kind: {name.removeprefix(kind): a for name, a in arrays.items()
-                              if name.startswith(kind)}
-        params = _checked(group("params/"), config.shapes())
-        if optimizer is not None:
-            state = _checked(group("optimizer/"),
-                             {name: a.shape for name, a in optimizer.state.items()})
-        if rng is not None:
-            np.random.default_rng().bit_generator.state = header["rng"]  # raises if it is no state
-        extra, t = header["extra"] | group("extra/"), header.get("t")
-        if optimizer is not None and (type(t) is not int or t < 0):
-            raise ValueError(f"its optimiser has made {t!r} steps")
-    except FileNotFoundError:
-        raise
-    except Exception as e:  # whatever a stranger's file can cause; nothing has been changed yet
-        reason = f"no {e}" if isinstance(e, KeyError) else str(e).split("\n")[0] or type(e).__name__
-        raise Refused(f"{path} is not a checkpoint that can be used: {reason}") from e
+    with open(path, "rb") as file:
+        try:
+            config, extra, arrays = _unpack(file, optimizer)
+        except Exception as e:  # whatever a stranger's file can cause
+            why = f"no {e}" if isinstance(e, KeyError) else str(e).split("\n")[0] or repr(e)
+            raise Refused(f"{path} is not a checkpoint that can be used: {why}") from e
     if optimizer is not None:
-        optimizer.state, optimizer.t = state, t
-    if rng is not None:
-        rng.bit_generator.state = header["rng"]
-    return params, config, extra
+        optimizer.state = {name: arrays[f"optimizer/{name}"] for name in optimizer.state}
+    return {name: arrays[f"params/{name}"] for name in config.shapes()}, config, extra
 
 
-def _checked(arrays, shapes):
-    """The arrays, in the order of `shapes`; ValueError unless names, shapes and values fit."""
-    for name in shapes.keys() ^ arrays.keys():
-        raise ValueError(f"array {name} is {'missing' if name in shapes else 'not expected'}")
-    for name, shape in shapes.items():
-        a = arrays[name]
-        if a.shape != tuple(shape) or a.dtype != np.float32:
-            raise ValueError(f"array {name} is {a.dtype}{a.shape}, not float32{tuple(shape)}")
-        if not np.isfinite(a).all():
-            raise ValueError(f"array {name} holds numbers that are not finite")
-    return {name: arrays[name] for name in shapes}
+def _unpack(file, optimizer):
+    """Config, extra and arrays of a checkpoint; an error where anything is amiss."""
+    size = file.seek(0, os.SEEK_END)
+    if not zipfile.is_zipfile(file):
+        raise ValueError("it is no .npz file")
+    file.seek(0)
+    npz = np.load(file, allow_pickle=False)
+    if sum(member.file_size for member in npz.zip.infolist()) > size:
+        raise ValueError("it unpacks to more than it weighs")
+    header = json.loads(str(npz["header"]))
+    json.dumps(header, allow_nan=False)  # an error where a number is not finite
+    if header["format"] != 1 or type(header["extra"]) is not dict:
+        raise ValueError("its header is not this program's")
+    config = Config(**header["config"])
+    if len(npz.files) < 12 * config.n_layer:
+        raise ValueError(f"it has {len(npz.files)} arrays, too few for {config.n_layer} layers")
+    shapes = {f"params/{name}": shape for name, shape in config.shapes().items()}
+    if optimizer is not None:
+        shapes |= {f"optimizer/{name}": a.shape for name, a in optimizer.state.items()}
+    arrays = {name: npz[name] for name in shapes}  # and nothing else; zip checks every byte
+    for name, a in arrays.items():
+        if (a.shape, a.dtype) != (shapes[name], np.float32) or not np.isfinite(a).all():
+            raise ValueError(f"array {name} must be finite float32{shapes[name]}, not "
+                             f"{a.dtype}{a.shape}")
+    return config, header["extra"], arrays
