@@ -9,13 +9,12 @@
     python train.py                 the paper's size: 12 layers, 256 channels
 
 An experiment trains three models: one on each of two function classes (the specialists) and one on
-their 50:50 mixture; "shares" trains on mixtures alone, 10:90, 50:50 and 90:10. Then all predictors,
-trained or computed, are evaluated on the same fresh prompts. Each figure stands with the claims of
-the paper (arXiv 2311.00871) that can be read off it, and with what was measured.
+their 50:50 mixture. Then all predictors, trained or computed, are evaluated on the same fresh
+prompts. Each figure stands with the claims of the paper (arXiv 2311.00871) that are read off it.
 
-The file reads in that order: sizes and experiments, training, processes, statistics, evaluation,
-drawing, main. Models train side by side, each in a process of its own on one core. Whatever ends a
-run, the same command goes on from its last checkpoints.
+In this order: sizes and experiments, training, processes, statistics, evaluation, drawing, main.
+Models train side by side, each in a process of its own on one core. Whatever ends a run, the same
+command goes on from its last checkpoints.
 """
 import os
 
@@ -38,6 +37,7 @@ import traceback
 import warnings
 import zlib
 from dataclasses import asdict, dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from statistics import NormalDist
 
@@ -85,15 +85,14 @@ class Experiment:
     """Two classes of functions, and models that are trained on one of them or on a mixture.
 
     classes: name -> function class. pretraining: name of a model -> what it is trained on.
-    steps: of training; the "mixture" model's are size.mixture_times as many. At 2 times it sees as
-    many prompts of either class as that class's specialist.
+    at: after how many examples sweeps look.
     """
     name: str
     classes: dict
     pretraining: dict
     size: Size
     n_points: int
-    steps: int
+    at: list
 
     @property
     def mixture(self):
@@ -104,34 +103,36 @@ class Experiment:
         return icl.Config(self.mixture.n_dims, self.n_points, self.size.n_layer, self.size.n_head,
                           self.size.n_embd)
 
-    @property
-    def sweep_examples(self):
-        """After how many examples sweeps look: too few for least squares, or the last five."""
-        few = min(self.size.n_dims // 2 + 1, self.n_points - 1)
-        return [few] if self.name == "sparse" else list(range(self.n_points))[1:][-5:]
-
 
 EXPERIMENTS = ("sparse", "sine", "shares")
 
 
-def make_experiment(name, size, steps=None):
-    """An experiment at a size; `steps`, if given, instead of the size's.
+def make_experiment(name, size):
+    """The experiment of that name at a size.
 
     "sparse" and "sine" are the paper's: two specialists and a 50:50 mixture. "shares" asks of the
     sine classes whether a model selects as Bayes does when one class was rare in pretraining.
     """
     if name == "sparse":
         classes = {"dense": DenseLinear(size.n_dims), "sparse": SparseLinear(size.n_dims, size.nnz)}
-        shape = size.sparse_points, steps or size.sparse_steps
+        n_points = size.sparse_points
+        at = [min(size.n_dims // 2 + 1, n_points - 1)]  # too few for least squares
     else:
-        classes = {"linear": DenseLinear(1), "sinusoid": Sinusoid()}
-        shape = size.sine_points, steps or size.sine_steps
+        classes, n_points = {"linear": DenseLinear(1), "sinusoid": Sinusoid()}, size.sine_points
+        at = list(range(1, n_points))[-5:]
     mixture = lambda *weights: Mixture(tuple(classes.values()), weights or None)
     models = classes | {"mixture": mixture()}
     if name == "shares":
         models = {"rare-linear": mixture(0.1, 0.9), "equal": mixture(0.5, 0.5),
                   "rare-sinusoid": mixture(0.9, 0.1)}
-    return Experiment(name, classes, models, size, *shape)
+    return Experiment(name, classes, models, size, n_points, at)
+
+
+def steps_of(e, model):
+    """Training steps of a model. At 2 times the specialists' steps, the mixture model sees as many
+    prompts of a class as that class's specialist."""
+    steps = e.size.sparse_steps if e.name == "sparse" else e.size.sine_steps
+    return steps * (e.size.mixture_times if model == "mixture" else 1)
 
 
 def random_stream(seed, *purpose):
@@ -147,20 +148,12 @@ class Run:
     experiment: Experiment
     model: str
     seed: int
+    steps: int
     path: Path
-
-    @property
-    def name(self):
-        return f"{self.experiment.name}/{self.model}"
 
     @property
     def function_class(self):
         return self.experiment.pretraining[self.model]
-
-    @property
-    def steps(self):
-        times = self.experiment.size.mixture_times if self.model == "mixture" else 1
-        return self.experiment.steps * times
 
     @property
     def settings(self):
@@ -212,12 +205,15 @@ def train(run, save_seconds, progress, place):
     optimum = np.mean(icl.loss_weights(xs, ys) * errors)
 
     def save():
-        going_on = {"losses": losses, "rng": rng.bit_generator.state}
+        stretch = max(1, run.steps // 200)  # of the training curve: each row is a mean over one
+        rows = [f"{i},{np.mean(losses[i - stretch:i]):.9g}\n"
+                for i in range(stretch, len(losses) + 1, stretch)]
+        write_text(run.path.with_suffix(".csv"), "".join(["step,loss\n", *rows]))
+        state = {"losses": losses, "rng": rng.bit_generator.state}
         done = len(losses) == run.steps  # then the parameters are all that is still needed
-        write_text(run.path.with_suffix(".csv"), training_curve(losses, run.steps))
         icl.save_checkpoint(run.path, params, e.config, None if done else optimizer,
                             step=len(losses), seconds=seconds, settings=run.settings,
-                            **({} if done else going_on))
+                            **({} if done else state))
 
     run.path.parent.mkdir(parents=True, exist_ok=True)
     save()  # what stands in the way of saving shows now
@@ -230,7 +226,7 @@ def train(run, save_seconds, progress, place):
         try:
             loss = icl.train_step(params, e.config, optimizer, xs, ys, icl.loss_weights(xs, ys))
         except FloatingPointError as error:
-            raise icl.Refused(f"{run.name} diverged at step {step + 1} with seed {run.seed}: "
+            raise icl.Refused(f"{run.path.stem} diverged at step {step + 1} with seed {run.seed}: "
                               f"{error}; lower the learning rates in SIZES") from error
         losses.append(loss)
         progress[place:place + 2] = step + 1, np.mean(losses[-50:]) - optimum
@@ -244,20 +240,12 @@ def train(run, save_seconds, progress, place):
     save()
 
 
-def training_curve(losses, steps):
-    """The losses as text, each row the mean over 1/200 of all steps."""
-    stretch = max(1, steps // 200)
-    rows = [f"{i + stretch},{np.mean(losses[i:i + stretch]):.9g}\n"
-            for i in range(0, len(losses) - stretch + 1, stretch)]
-    return "step,loss\n" + "".join(rows)
-
-
 def train_all(runs, processes, save_seconds=30):
     """Train the runs side by side, the longest first, with one status line for all."""
     tokens = lambda run, steps: run.experiment.n_points * steps  # what the time is proportional to
     runs = sorted(runs, key=lambda run: -tokens(run, run.steps))
     progress = multiprocessing.get_context("spawn").Array("d", 2 * len(runs), lock=False)
-    status, started, first = Status(), time.monotonic(), {}
+    started, first = time.monotonic(), {}
 
     def show(working):
         step, over = np.reshape(progress, (-1, 2)).T
@@ -267,28 +255,23 @@ def train_all(runs, processes, save_seconds=30):
         done = sum(tokens(runs[i], step[i] - first[i]) for i in first)
         left = [tokens(run, run.steps - step[i]) for i, run in enumerate(runs)]
         pace = (time.monotonic() - started) / max(done, 1)
-        seconds = pace * max(sum(left), max(left) * len(working))
-        status(", ".join(f"{runs[i].name} {step[i]:,.0f}/{runs[i].steps:,d} {over[i]:+.3f}"
-                         for i in working) + (f"; {clock(seconds)} left" if done else ""))
+        seconds = timedelta(seconds=round(pace * max(sum(left), max(left) * len(working))))
+        return ", ".join(f"{runs[i].path.stem} {step[i]:,.0f}/{runs[i].steps:,d} {over[i]:+.3f}"
+                         for i in working) + (f"; {seconds} left" if done else "")
 
     side_by_side([(train, run, save_seconds, progress, 2 * i) for i, run in enumerate(runs)],
                  processes, show)
-    status.end()
 
 
 # ------------------------------------------------------------------------------------- processes
 
-class Failed(Exception):
-    """A process ended without a result: it was killed, or there is a mistake in the program."""
-
-
-def side_by_side(jobs, processes, show):
+def side_by_side(jobs, processes, status):
     """The results of jobs (function, *arguments), each in a process of its own, in their order.
 
-    show(numbers of the jobs under way) is called about five times a second. An icl.Refused or
-    OSError of a job is raised here. Whatever ends this, ends the processes.
+    status(numbers of the jobs under way) is what to show meanwhile. An icl.Refused or OSError of a
+    job is raised here. Whatever ends this, ends the processes.
     """
-    spawn = multiprocessing.get_context("spawn")
+    spawn, shown = multiprocessing.get_context("spawn"), 0.0
     waiting, working, results = list(enumerate(jobs)), {}, [None] * len(jobs)
     try:
         while waiting or working:
@@ -308,11 +291,11 @@ def side_by_side(jobs, processes, show):
                 process.join()
                 del working[receiver]
                 if process.exitcode != 0:
-                    raise Failed(f"a process ended with exit code {process.exitcode}, perhaps for "
-                                 "want of memory; the same command goes on")
+                    raise ChildProcessError(f"a process ended with exit code {process.exitcode}, "
+                                            "perhaps for want of memory; the same command goes on")
                 if isinstance(results[i], Exception):
                     raise results[i]
-            show([i for i, _ in working.values()])
+            shown = show_status(status([i for i, _ in working.values()]), shown)
     finally:
         for _, process in working.values():
             process.terminate()
@@ -339,26 +322,14 @@ def say(text, end="\n"):
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # nobody reads on
 
 
-class Status:
-    """A line that renews itself on a terminal; elsewhere, a plain one every ten seconds."""
-    said = 0.0
-
-    def __call__(self, text):
-        if sys.stdout.isatty():
-            say(f"\r{text[:shutil.get_terminal_size().columns - 1]}\x1b[K", end="")
-        elif time.monotonic() - self.said > 10:
-            say(text)
-            self.said = time.monotonic()
-
-    def end(self):
-        say("\r\x1b[K" if sys.stdout.isatty() else "", end="")
-
-
-def clock(seconds):
-    """Seconds as minutes:seconds or hours:minutes:seconds."""
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+def show_status(text, shown):
+    """A line that renews itself on a terminal; elsewhere, a plain one ten seconds after `shown`."""
+    if sys.stdout.isatty():
+        say(f"{text[:shutil.get_terminal_size().columns - 1]}\x1b[K\r", end="")
+    elif time.monotonic() - shown > 10:
+        say(text)
+        return time.monotonic()
+    return shown
 
 
 def write_text(path, text):
@@ -384,10 +355,10 @@ class Measure:
     @property
     def verdict(self):
         """It holds where the whole interval lies within the bound, and is undecided across it."""
-        low, high = self.value - self.margin, self.value + self.margin
-        if (self.at_least, self.at_most) == (-math.inf, math.inf):
+        if self.at_least == -math.inf and self.at_most == math.inf:
             return "measured"
-        if low >= self.at_least and high <= self.at_most:
+        low, high = self.value - self.margin, self.value + self.margin
+        if self.at_least <= low and high <= self.at_most:
             return "holds"
         return "does not hold" if high < self.at_least or low > self.at_most else "undecided"
 
@@ -481,79 +452,70 @@ class Lab:
         return random_stream(self.seed, self.experiment.name, *purpose)
 
 
-def after(examples):
-    """ "after 1 example", or of a list "after 16 to 20 examples"."""
-    first, last = examples[0], examples[-1]
-    number = last if first == last else f"{first} to {last}"
-    return f"after {number} example{'' if last == 1 else 's'}"
+def after(e):
+    """Where the sweeps of an experiment look, in words."""
+    numbers = " to ".join(dict.fromkeys(str(n) for n in (e.at[0], e.at[-1])))
+    return f"after {numbers} example{'s' if numbers != '1' else ''}"
 
 
-def icl_curve(lab, shown, function_class, title, variance=1.0):
-    """Error against the number of examples, on fresh prompts from `function_class`."""
-    e, name = lab.experiment, f"icl-{shown}"
-    alphas = baselines.tune_lasso(function_class, lab.stream(name, "lasso"), e.n_points,
+def icl_curve(lab, shown, other):
+    """Error against the number of examples on the class `shown`, and what the paper claims there."""
+    e, name, c = lab.experiment, f"icl-{shown}", lab.experiment.classes[shown]
+    alphas = baselines.tune_lasso(c, lab.stream(name, "lasso"), e.n_points,
                                   n_prompts=min(300, e.size.prompts))
     predictors = lab.models | {
         "least squares": baselines.least_squares,
         "Lasso": lambda xs, ys: baselines.lasso(xs, ys, alphas),
-        MIXED: baselines.bayes(e.mixture), OWN: baselines.bayes(function_class)}
-    xs, ys = sample_prompts(function_class, lab.stream(name), e.size.prompts, e.n_points)
-    errors = {(p, shown): (predict(xs, ys) - ys) ** 2 / variance
-              for p, predict in predictors.items()}
-    return Figure(name, title, "examples in the prompt", np.arange(e.n_points), errors,
-                  "squared error" if variance == 1 else "squared error / Var f")
-
-
-def class_curve(lab, shown, other):
-    """The ICL curve on the class `shown`, with what the paper claims of both classes."""
-    f = icl_curve(lab, shown, lab.experiment.classes[shown],
-                  f"{shown.capitalize()} functions: the mixture model beside its specialist")
-    error = lambda p: f.errors[p, shown].mean(1)  # (B,), averaged over the numbers of examples
-    model, specialist = error("mixture model"), error(f"{shown} model")
-    f.claims = [
+        MIXED: baselines.bayes(e.mixture), OWN: baselines.bayes(c)}
+    xs, ys = sample_prompts(c, lab.stream(name), e.size.prompts, e.n_points)
+    errors = {p: (predict(xs, ys) - ys) ** 2 for p, predict in predictors.items()}  # (B, N) each
+    error = {p: v.mean(1) for p, v in errors.items()}  # (B,), averaged over the numbers of examples
+    model, specialist, foreign = (error[f"{m} model"] for m in ("mixture", shown, other))
+    claims = [
         Claim(f"near-optimal on {shown} functions", [
-            mean("error over the optimum of the mixture", model - error(MIXED), at_most=0.05)],
+            mean("error over the optimum of the mixture", model - error[MIXED], at_most=0.05)],
             known_at_small=True),
         Claim(f"no extra cost on {shown} functions for not knowing the class", [
             ratio("error over the specialist's", model, specialist, at_most=1.1),
-            ratio("the optimum pays", error(MIXED), error(OWN))],
-            known_at_small=shown in ("dense", "sparse")),
+            ratio("the optimum pays", error[MIXED], error[OWN])],
+            known_at_small=e.name == "sparse"),
         Claim(f"the {other} specialist fails on {shown} functions", [
-            ratio("error over the mixture model's", error(f"{other} model"), model, at_least=2)],
+            ratio("error over the mixture model's", foreign, model, at_least=2)],
             known_at_small=True)]
     if shown == "dense":
-        f.claims.append(Claim("as good as least squares on dense functions", [
-            ratio("error over theirs", model, error("least squares"), at_most=1.1)]))
+        claims.append(Claim("as good as least squares on dense functions", [
+            ratio("error over theirs", model, error["least squares"], at_most=1.1)]))
     if shown == "sparse":
-        f.claims.append(Claim("better than least squares, as good as the Lasso on sparse functions", [
-            ratio("error over the Lasso's", model, error("Lasso"), at_most=1),
-            ratio("over least squares'", model, error("least squares"), at_most=1)],
+        claims.append(Claim("better than least squares, as good as the Lasso on sparse ones", [
+            ratio("error over the Lasso's", model, error["Lasso"], at_most=1),
+            ratio("over least squares'", model, error["least squares"], at_most=1)],
             known_at_small=True))
-    return [f]
+    return [Figure(name, f"{shown.capitalize()} functions: the mixture model beside its specialist",
+                   "examples in the prompt", np.arange(e.n_points),
+                   {(p, shown): v for p, v in errors.items()}, claims=claims)]
 
 
 def sweep(lab, name, classes, predictors):
-    """Predictor -> predictions (B, X, A) after each of A examples, and ys; X classes, place -> class.
+    """Predictor -> predictions (B, X, A) after each of A examples, and ys, on X classes by place.
 
     Two exact optima go along: for the functions shown, where it can be enumerated (else nan), and
     of the pretraining mixture, which is what perfect pretraining would predict.
     """
-    e, at, predictions, targets = lab.experiment, lab.experiment.sweep_examples, {}, []
+    e, out, targets = lab.experiment, {}, []
     for x, c in classes.items():
-        xs, ys = sample_prompts(c, lab.stream(name, x), max(2, e.size.prompts // 2), at[-1] + 1)
-        targets.append(ys[:, at])
+        xs, ys = sample_prompts(c, lab.stream(name, x), max(2, e.size.prompts // 2), e.at[-1] + 1)
+        targets.append(ys[:, e.at])
         for p, predict in (predictors | {MIXED: baselines.bayes(e.mixture)}).items():
-            predictions.setdefault(p, []).append(predict(xs, ys)[:, at])
+            out.setdefault(p, []).append(predict(xs, ys)[:, e.at])
         try:
-            optimum = baselines.bayes(c)(xs, ys)[:, at]
+            out.setdefault(OWN, []).append(baselines.bayes(c)(xs, ys)[:, e.at])
         except ValueError:  # more hypotheses than can be enumerated
-            optimum = np.full_like(ys[:, at], np.nan)
-        predictions.setdefault(OWN, []).append(optimum)
-    return {p: np.stack(v, 1) for p, v in predictions.items()}, np.stack(targets, 1)
+            out[OWN].append(np.full_like(ys[:, e.at], np.nan))
+    return {p: np.stack(v, 1) for p, v in out.items()}, np.stack(targets, 1)
 
 
 def failure(shown, model, mixed, own, **bound):
-    """Whose failure is it: the claim on how much of the model's the optimum of the mixture shares."""
+    """The claim on whose failure it is: how much of it the optimum of the mixture shares."""
     verb = "fails there, too" if "at_least" in bound else "does not fail there"
     return Claim(f"an ideal learner of the mixture {verb}: {shown}", [
         ratio("its error over the optimum, in the model's", mixed - own, model - own, **bound)])
@@ -561,17 +523,17 @@ def failure(shown, model, mixed, own, **bound):
 
 def non_zeros(lab):
     """Any number of non-zeros, of which pretraining showed two: errors, and whose predictions."""
-    e, d, when = lab.experiment, lab.experiment.size.n_dims, after(lab.experiment.sweep_examples)
+    e, d = lab.experiment, lab.experiment.size.n_dims
     x, shown = np.arange(1, d + 1), f"x of {d} non-zeros"
     out, ys = sweep(lab, "nnz", {k: SparseLinear(d, int(k)) for k in x},
                     lab.models | {"least squares": baselines.least_squares})
     errors = {p: ((v - ys) ** 2).mean(2) for p, v in out.items()}
-    f = Figure("nnz", f"From sparse to dense, {when}", f"non-zero coefficients of {d}", x,
+    f = Figure("nnz", f"From sparse to dense, {after(e)}", f"non-zero coefficients of {d}", x,
                {(p, shown): v for p, v in errors.items()})
     pairs = [("mixture model", "dense model"), ("mixture model", "sparse model"),
              ("dense model", "sparse model"), ("mixture model", MIXED)]
     apart = [((out[a] - out[b]) ** 2).mean(2) for a, b in pairs]
-    g = Figure("nnz-distance", f"Whose predictions are they {when}?", f.xlabel, x,
+    g = Figure("nnz-distance", f"Whose predictions are they {after(e)}?", f.xlabel, x,
                {(f"{a} to {b}", shown): v for (a, b), v in zip(pairs, apart)}, "squared distance")
     places = (x > e.size.nnz) & (x <= min(7, d - 1)) & ~np.isnan(errors[OWN]).any(0)
     if places.any():
@@ -592,11 +554,6 @@ def combine(e, weight):
     return ConvexCombination(*e.classes.values(), float(weight))
 
 
-def half_curve(lab):
-    return [icl_curve(lab, "half", combine(lab.experiment, 0.5),
-                      "Half line, half sinusoid: do more examples help?", variance=0.5)]
-
-
 def weights(lab):
     """Between the two classes: errors at any weight w of w line + (1 - w) sinusoid."""
     e, x = lab.experiment, np.linspace(0, 1, 11)
@@ -604,7 +561,7 @@ def weights(lab):
     errors = {p: ((v - ys) ** 2).mean(2) / (x**2 + (1 - x) ** 2) for p, v in out.items()}
     at = lambda w, p="mixture model": errors[p][:, round(10 * w)]
     return [Figure(
-        "weights", f"Between the two classes, {after(e.sweep_examples)}",
+        "weights", f"Between the two classes, {after(e)}",
         "weight w of w line + (1 - w) sinusoid", x,
         {(p, "x line + (1 - x) sinusoid"): v for p, v in errors.items()},
         "squared error / Var f", log="y", claims=[
@@ -628,7 +585,7 @@ def frequencies(lab):
     times = lambda i, **bound: ratio(f"at {x[i]:.2g}, times that at {x[density.argmax()]:.2g}",
                                      at(i), at(density.argmax()), **bound)
     return [Figure(
-        "frequency", f"Common and rare frequencies, {after(e.sweep_examples)}",
+        "frequency", f"Common and rare frequencies, {after(e)}",
         "frequency (radians per unit of x)", x,
         {(p, "sinusoids of frequency x"): v for p, v in errors.items()}, log="xy",
         backdrop=("density in pretraining", density), claims=[
@@ -667,7 +624,7 @@ def selection(lab, *labels):
                 w = share.mean(0) / power
                 # a ratio of means, as the mean of what each prompt adds to it to first order
                 errors[who, f"{label} functions"] = w + (share - w * step**2) / power
-            off.append(errors[model, f"{label} functions"] - errors[posterior, f"{label} functions"])
+            off.append(np.subtract(*(errors[who, f"{label} functions"] for who in (model, posterior))))
         if not np.isnan(off).all():
             claims.append(Claim(f"the {model} selects a class as Bayes does", [
                 farthest("weight off the posterior's by", np.concatenate(off, 1), at_most=0.1)]))
@@ -701,11 +658,10 @@ def predicted_functions(lab, n_examples=10):
 
 
 EVALUATION = {  # experiment: its jobs, each a function and what it takes beside the lab
-    "sparse": [(class_curve, "sparse", "dense"), (class_curve, "dense", "sparse"), (non_zeros,),
+    "sparse": [(icl_curve, "sparse", "dense"), (icl_curve, "dense", "sparse"), (non_zeros,),
                (selection, "dense", "sparse")],
-    "sine": [(class_curve, "linear", "sinusoid"), (class_curve, "sinusoid", "linear"),
-             (selection, "linear", "sinusoid"), (half_curve,), (weights,), (frequencies,),
-             (predicted_functions,)],
+    "sine": [(icl_curve, "linear", "sinusoid"), (icl_curve, "sinusoid", "linear"),
+             (selection, "linear", "sinusoid"), (weights,), (frequencies,), (predicted_functions,)],
     "shares": [(selection, "linear"), (selection, "sinusoid")],
 }
 
@@ -729,8 +685,8 @@ def rehearse(e, runs, seed):
                     draw(figure)
         except Exception as error:
             place = traceback.extract_tb(error.__traceback__)[-1]
-            raise icl.Refused(f"{e.name} cannot be evaluated at this size: {job[0].__name__}, "
-                              f"{Path(place.filename).name} line {place.lineno}: {error}") from error
+            raise icl.Refused(f"{e.name} cannot be evaluated at this size: {job[0].__name__}, line "
+                              f"{place.lineno} of {Path(place.filename).name}: {error}") from error
 
 
 # --------------------------------------------------------------------------------------- drawing
@@ -757,11 +713,12 @@ def ticks(low, high, log=False):
     raw = (high - low) / 5
     unit = 10.0 ** math.floor(math.log10(raw))
     step = next(s * unit for s in (1, 2, 5, 10) if s * unit >= raw * 0.999)
-    return [step * i for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [step * i for i in range(first, last + 1)]
 
 
 def styled_lines(f):
-    """(label, y, margin, style) of each line of a figure; a model and its posterior in one colour."""
+    """(label, y, margin, style) of each line; a model and its posterior have one colour."""
     several, colours = len({shown for _, shown in f.errors}) > 1, {}
     for key in f.errors:
         predictor, shown = key
@@ -847,43 +804,27 @@ figure{{margin:0;break-inside:avoid}} svg{{width:100%;border:1px solid #8884;bor
 figcaption p{{margin:.5rem 0}} small{{display:block;opacity:.8}}
 </style>
 <h1>What a transformer learns in context</h1>
-{body}
+<div class="figures">{body}</div>
 <h2>How to read this</h2>
 <p>Each model reads examples (x, f(x)) in a prompt and predicts f at the next x. Errors are squared,
-and predicting zero costs 1. Bands and ± are 95% intervals over prompts. The <em>optimum</em> is the
-exact posterior mean, the least error that is possible: for the functions shown, or for one who knows
-only that they come from the mixture.</p>
+and predicting zero costs 1. Bands and ± are 95% intervals over prompts. The <em>optimum</em> is
+the exact posterior mean, the least error that is possible: for the functions shown, or for one who
+knows only that they come from the mixture.</p>
 <h2>Settings</h2><pre>{settings}</pre></html>
 """
 
 
-def report(size, shown, settings, smaller):
-    """One self-contained page. shown: experiment's name -> its figures."""
-    body = []
-    for name, figures in shown.items():
-        body.append(f"<h2>Experiment {name}</h2><div class='figures'>")
-        for f in figures:
-            claims = "".join(
-                f"<p><b>{c.verdict(smaller).capitalize()}:</b> {html.escape(c.text)}. "
-                f"<small>{html.escape('; '.join(map(str, c.measures)))}</small></p>"
-                for c in f.claims)
-            body.append(f"<figure>{draw(f)}<figcaption>{claims}</figcaption></figure>")
-        body.append("</div>")
-    return REPORT.format(size=size, body="".join(body), settings=html.escape(settings))
-
-
-def results_table(shown):
+def results_table(figures):
     """All figures as tidy rows of comma-separated text, without the places that have no number.
 
     The last column says what the number called error is, where it is another than an error.
     """
     rows = ["experiment,figure,predictor,functions,x,error,standard_error,quantity"]
-    for name, figures in shown.items():
-        for f in figures:
-            for key in f.errors:
-                rows += [f"{name},{f.name},{','.join(key)},{x:.6g},{error:.6g},{margin / Z:.3g},"
-                         f"{f.ylabel}" for x, error, margin in zip(f.x, f.mean(key), f.margin(key))
-                         if error == error]
+    for name, f in figures:
+        for key in f.errors:
+            rows += [f"{name},{f.name},{','.join(key)},{x:.6g},{error:.6g},{margin / Z:.3g},"
+                     f"{f.ylabel}" for x, error, margin in zip(f.x, f.mean(key), f.margin(key))
+                     if error == error]
     return "\n".join(rows) + "\n"
 
 
@@ -915,63 +856,67 @@ def parse_arguments(argv):
         if value is not None and value < least:
             parser.error(f"argument --{name}: must be {least} or more, not {value}")
     a.size = "tiny" if a.tiny else "small" if a.small else "paper"
+    a.experiments = [a.experiment] if a.experiment else EXPERIMENTS[:2]
     a.out = a.out or Path("runs") / "-".join(filter(None, [a.size, a.experiment]))
     return a
 
 
 def run(a):
     """Train what is still to be trained; when all is, evaluate, draw and report."""
-    experiments = [make_experiment(name, SIZES[a.size], a.steps)
-                   for name in ([a.experiment] if a.experiment else EXPERIMENTS[:2])]
-    runs = [Run(e, model, a.seed, a.out / e.name / f"{model}.npz")
+    size = SIZES[a.size]
+    if a.steps:
+        size = replace(size, sparse_steps=a.steps, sine_steps=a.steps)
+    experiments = [make_experiment(name, size) for name in a.experiments]
+    runs = [Run(e, model, a.seed, steps_of(e, model), a.out / e.name / f"{model}.npz")
             for e in experiments for model in e.pretraining]
     if a.only not in (None, *(r.model for r in runs)):
-        raise ValueError(f"there is no model {a.only!r}, but {', '.join(r.name for r in runs)}")
+        raise icl.Refused(f"no model {a.only!r}, but {', '.join(r.model for r in runs)}")
     todo = [r for r in runs if not r.finished() and a.only in (None, r.model)]
     say(f"{a.size} size into {a.out}, seed {a.seed}, NumPy {np.__version__}")
     for e in experiments:
-        say(f"{e.name}: models {', '.join(e.pretraining)} of {e.size.n_layer} layers, "
-            f"{e.size.n_embd} channels; {e.n_points} points, {e.steps:,d} steps")
+        say(f"{e.name}: models {', '.join(e.pretraining)} of {size.n_layer} layers, "
+            f"{size.n_embd} channels, {e.n_points} points")
     if todo:
         for e in experiments:
             rehearse(e, [r for r in runs if r.experiment is e], a.seed)
         say(f"training {len(todo)} models, {min(len(todo), a.processes)} at a time; after each "
             "name: steps, and the loss over the optimum's")
         train_all(todo, a.processes)
-    if waiting := [r.name for r in runs if not r.finished()]:
+    if waiting := [str(r.path) for r in runs if not r.finished()]:
         return say(f"still to be trained before anything can be compared: {', '.join(waiting)}")
     jobs = [(evaluate, e, [r for r in runs if r.experiment is e], a.seed, job)
             for e in experiments for job in EVALUATION[e.name]]
-    status, start = Status(), time.monotonic()
-    results = side_by_side(jobs, a.processes, lambda working: status(
+    start = time.monotonic()
+    results = side_by_side(jobs, a.processes, lambda working: (
         f"evaluating, job {max(working, default=0) + 1} of {len(jobs)}"))
-    status.end()
-    shown = {e.name: [f for job, figures in zip(jobs, results) if job[1] is e for f in figures]
-             for e in experiments}
-    show(a, shown, runs, clock(time.monotonic() - start))
+    figures = [(job[1].name, f) for job, result in zip(jobs, results) for f in result]
+    show(a, figures, runs, timedelta(seconds=round(time.monotonic() - start)))
 
 
-def show(a, shown, runs, seconds):
-    """Write figures, tables and the report; print one line a claim. shown: experiment -> figures."""
+def show(a, figures, runs, seconds):
+    """Write figures, tables and the report, and print one line a claim."""
     settings = [f"python {shlex.join(sys.argv)}",
                 f"Python {platform.python_version()}, NumPy {np.__version__}, {platform.system()} "
                 f"{platform.machine()}, {os.cpu_count()} cores, {a.processes} processes; "
                 f"{seconds} of evaluation"]
-    settings += [f"{r.name}: {clock(r.load()[1]['seconds'])} of training, "
+    settings += [f"{r.path.stem}: {timedelta(seconds=round(r.load()[1]['seconds']))} of training, "
                  f"{', '.join(f'{k} {v}' for k, v in r.settings.items())}" for r in runs]
-    smaller, details, summary = a.tiny or a.steps is not None, list(settings), []
-    for name, figures in shown.items():
-        details.append(f"\nExperiment {name}")
-        summary.append(f"\n{name}")
-        for f in figures:
-            write_text(a.out / f"{name}-{f.name}.svg", draw(f))
-            for c in f.claims:
-                details += [f"[{c.verdict(smaller)}] {c.text}", *(f"    {m}" for m in c.measures)]
-                summary.append(f"  {c.verdict(smaller):13s}  {c.text}: {c.decisive}")
-    write_text(a.out / "results.csv", results_table(shown))
-    write_text(a.out / "report.html", report(a.size, shown, "\n".join(settings), smaller))
-    write_text(a.out / "run.txt", "\n".join(details) + "\n")
-    say("\n".join(summary) + f"\n\n{a.out / 'report.html'} shows it all")
+    details, page = [], []
+    for name, f in figures:
+        write_text(a.out / f"{name}-{f.name}.svg", draw(f))
+        page.append(f"<figure>{draw(f)}<figcaption>")
+        for c in f.claims:
+            verdict, measured = c.verdict(a.size == "tiny" or a.steps), "; ".join(map(str, c.measures))
+            details.append(f"[{verdict}] {name}: {c.text}\n    {measured}")
+            page.append(f"<p><b>{verdict.capitalize()}:</b> {html.escape(c.text)}. "
+                        f"<small>{html.escape(measured)}</small></p>")
+            say(f"{name:6s}  {verdict:13s}  {c.text}: {c.decisive}")
+        page.append("</figcaption></figure>")
+    write_text(a.out / "results.csv", results_table(figures))
+    write_text(a.out / "run.txt", "\n".join(settings + [""] + details) + "\n")
+    write_text(a.out / "report.html", REPORT.format(
+        size=a.size, body="\n".join(page), settings=html.escape("\n".join(settings))))
+    say(f"{a.out / 'report.html'} shows it all")
 
 
 def main(argv=None):
@@ -983,7 +928,7 @@ def main(argv=None):
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from the last checkpoints", file=sys.stderr)
         return 130
-    except (ValueError, OSError, Failed) as e:
+    except (ValueError, OSError) as e:
         print(f"train.py: error: {e}", file=sys.stderr)
         return 2
     return 0
