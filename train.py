@@ -113,6 +113,8 @@ def make_experiment(name, size):
     "sparse" and "sine" are the paper's: two specialists and a 50:50 mixture. "shares" asks of the
     sine classes whether a model selects as Bayes does when one class was rare in pretraining.
     """
+    if size.prompts < 2 or size.batch < 1:
+        raise ValueError("prompts must be 2 or more, and batch 1 or more")
     if name == "sparse":
         classes = {"dense": DenseLinear(size.n_dims), "sparse": SparseLinear(size.n_dims, size.nnz)}
         n_points = size.sparse_points
@@ -150,6 +152,10 @@ class Run:
     seed: int
     steps: int
     path: Path
+
+    @property
+    def name(self):
+        return f"{self.experiment.name}/{self.model}"
 
     @property
     def function_class(self):
@@ -199,7 +205,11 @@ def train(run, save_seconds, progress, place):
     losses, seconds = [], 0.0  # of every step; of all steps together
     if run.path.exists():
         params, extra = run.load(optimizer)
-        losses, seconds, rng.bit_generator.state = extra["losses"], extra["seconds"], extra["rng"]
+        try:
+            losses, seconds = [float(v) for v in extra["losses"]], float(extra["seconds"])
+            rng.bit_generator.state = extra["rng"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise icl.Refused(f"{run.path} holds no run to go on from: {error!r}") from error
     xs, ys = sample_prompts(function_class, run.stream("optimum"), 2000, e.n_points)
     errors = (baselines.bayes(function_class)(xs, ys) - ys) ** 2
     optimum = np.mean(icl.loss_weights(xs, ys) * errors)
@@ -224,9 +234,11 @@ def train(run, save_seconds, progress, place):
         optimizer.lr, optimizer.matrix_lr = size.lr * schedule, size.matrix_lr * schedule
         xs, ys = sample_prompts(function_class, rng, size.batch, e.n_points)
         try:
-            loss = icl.train_step(params, e.config, optimizer, xs, ys, icl.loss_weights(xs, ys))
+            with np.errstate(all="ignore"):  # the optimiser says where numbers are not finite
+                loss = icl.train_step(params, e.config, optimizer, xs, ys,
+                                      icl.loss_weights(xs, ys))
         except FloatingPointError as error:
-            raise icl.Refused(f"{run.path.stem} diverged at step {step + 1} with seed {run.seed}: "
+            raise icl.Refused(f"{run.name} diverged at step {step + 1} with seed {run.seed}: "
                               f"{error}; lower the learning rates in SIZES") from error
         losses.append(loss)
         progress[place:place + 2] = step + 1, np.mean(losses[-50:]) - optimum
@@ -240,7 +252,10 @@ def train(run, save_seconds, progress, place):
     save()
 
 
-def train_all(runs, processes, save_seconds=30):
+SAVE_SECONDS = 30  # between checkpoints
+
+
+def train_all(runs, processes):
     """Train the runs side by side, the longest first, with one status line for all."""
     tokens = lambda run, steps: run.experiment.n_points * steps  # what the time is proportional to
     runs = sorted(runs, key=lambda run: -tokens(run, run.steps))
@@ -256,10 +271,10 @@ def train_all(runs, processes, save_seconds=30):
         left = [tokens(run, run.steps - step[i]) for i, run in enumerate(runs)]
         pace = (time.monotonic() - started) / max(done, 1)
         seconds = timedelta(seconds=round(pace * max(sum(left), max(left) * len(working))))
-        return ", ".join(f"{runs[i].path.stem} {step[i]:,.0f}/{runs[i].steps:,d} {over[i]:+.3f}"
+        return ", ".join(f"{runs[i].name} {step[i]:,.0f}/{runs[i].steps:,d} {over[i]:+.3f}"
                          for i in working) + (f"; {seconds} left" if done else "")
 
-    side_by_side([(train, run, save_seconds, progress, 2 * i) for i, run in enumerate(runs)],
+    side_by_side([(train, run, SAVE_SECONDS, progress, 2 * i) for i, run in enumerate(runs)],
                  processes, show)
 
 
@@ -362,11 +377,12 @@ class Measure:
             return "holds"
         return "does not hold" if high < self.at_least or low > self.at_most else "undecided"
 
-    def __str__(self):
+    @property
+    def number(self):
         rounded = lambda v, digits: f"{float(f'{v:.{digits}g}'):g}"  # 210, not 2.1e+02
         bound = f" (at least {self.at_least:g})" if self.at_least > -math.inf else ""
         bound += f" (at most {self.at_most:g})" if self.at_most < math.inf else ""
-        return f"{self.what} {rounded(self.value, 3)} ± {rounded(self.margin, 2)}{bound}"
+        return f"{rounded(self.value, 3)} ± {rounded(self.margin, 2)}{bound}"
 
 
 def mean(what, values, **bound):
@@ -459,7 +475,7 @@ def after(e):
 
 
 def icl_curve(lab, shown, other):
-    """Error against the number of examples on the class `shown`, and what the paper claims there."""
+    """Error against the number of examples on the class `shown`, and what is claimed of it."""
     e, name, c = lab.experiment, f"icl-{shown}", lab.experiment.classes[shown]
     alphas = baselines.tune_lasso(c, lab.stream(name, "lasso"), e.n_points,
                                   n_prompts=min(300, e.size.prompts))
@@ -624,7 +640,7 @@ def selection(lab, *labels):
                 w = share.mean(0) / power
                 # a ratio of means, as the mean of what each prompt adds to it to first order
                 errors[who, f"{label} functions"] = w + (share - w * step**2) / power
-            off.append(np.subtract(*(errors[who, f"{label} functions"] for who in (model, posterior))))
+            off.append(np.subtract(*(errors[m, f"{label} functions"] for m in (model, posterior))))
         if not np.isnan(off).all():
             claims.append(Claim(f"the {model} selects a class as Bayes does", [
                 farthest("weight off the posterior's by", np.concatenate(off, 1), at_most=0.1)]))
@@ -882,7 +898,7 @@ def run(a):
         say(f"training {len(todo)} models, {min(len(todo), a.processes)} at a time; after each "
             "name: steps, and the loss over the optimum's")
         train_all(todo, a.processes)
-    if waiting := [str(r.path) for r in runs if not r.finished()]:
+    if waiting := [r.name for r in runs if not r.finished()]:
         return say(f"still to be trained before anything can be compared: {', '.join(waiting)}")
     jobs = [(evaluate, e, [r for r in runs if r.experiment is e], a.seed, job)
             for e in experiments for job in EVALUATION[e.name]]
@@ -899,18 +915,19 @@ def show(a, figures, runs, seconds):
                 f"Python {platform.python_version()}, NumPy {np.__version__}, {platform.system()} "
                 f"{platform.machine()}, {os.cpu_count()} cores, {a.processes} processes; "
                 f"{seconds} of evaluation"]
-    settings += [f"{r.path.stem}: {timedelta(seconds=round(r.load()[1]['seconds']))} of training, "
+    settings += [f"{r.name}: {timedelta(seconds=round(r.load()[1]['seconds']))} of training, "
                  f"{', '.join(f'{k} {v}' for k, v in r.settings.items())}" for r in runs]
     details, page = [], []
     for name, f in figures:
         write_text(a.out / f"{name}-{f.name}.svg", draw(f))
         page.append(f"<figure>{draw(f)}<figcaption>")
         for c in f.claims:
-            verdict, measured = c.verdict(a.size == "tiny" or a.steps), "; ".join(map(str, c.measures))
+            verdict = c.verdict(a.size == "tiny" or a.steps)
+            measured = "; ".join(f"{m.what} {m.number}" for m in c.measures)
             details.append(f"[{verdict}] {name}: {c.text}\n    {measured}")
             page.append(f"<p><b>{verdict.capitalize()}:</b> {html.escape(c.text)}. "
                         f"<small>{html.escape(measured)}</small></p>")
-            say(f"{name:6s}  {verdict:13s}  {c.text}: {c.decisive}")
+            say(f"{name}  {verdict:13s}  {c.text}: {c.decisive.number}")
         page.append("</figcaption></figure>")
     write_text(a.out / "results.csv", results_table(figures))
     write_text(a.out / "run.txt", "\n".join(settings + [""] + details) + "\n")
@@ -926,6 +943,7 @@ def main(argv=None):
     try:
         run(parse_arguments(argv))
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough
         print("\nstopped; the same command goes on from the last checkpoints", file=sys.stderr)
         return 130
     except (ValueError, OSError) as e:
