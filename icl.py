@@ -16,7 +16,6 @@ import json
 import math
 import os
 import secrets
-import zipfile
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -483,7 +482,7 @@ def load_checkpoint(path, optimizer=None):
         try:
             config, extra, arrays = _unpack(file, optimizer)
         except Exception as e:  # whatever a stranger's file can cause
-            why = f"no {e}" if isinstance(e, KeyError) else str(e).split("\n")[0] or repr(e)
+            why = str(e).split("\n")[0] or repr(e)
             raise Refused(f"{path} is not a checkpoint that can be used: {why}") from e
     if optimizer is not None:
         optimizer.state = {name: arrays[f"optimizer/{name}"] for name in optimizer.state}
@@ -493,7 +492,8 @@ def load_checkpoint(path, optimizer=None):
 def _unpack(file, optimizer):
     """Config, extra and arrays of a checkpoint; an error where anything is amiss."""
     size = file.seek(0, os.SEEK_END)
-    if not zipfile.is_zipfile(file):
+    file.seek(0)
+    if file.read(4) != b"PK\x03\x04":  # else NumPy would take it for a pickle
         raise ValueError("it is no .npz file")
     file.seek(0)
     npz = np.load(file, allow_pickle=False)

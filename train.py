@@ -341,7 +341,7 @@ def show_status(text, shown):
     """A line that renews itself on a terminal; elsewhere, a plain one ten seconds after `shown`."""
     if sys.stdout.isatty():
         say(f"{text[:shutil.get_terminal_size().columns - 1]}\x1b[K\r", end="")
-    elif time.monotonic() - shown > 10:
+    elif text and time.monotonic() - shown > 10:
         say(text)
         return time.monotonic()
     return shown
@@ -714,34 +714,22 @@ STYLES = {  # predictor: colour, dashes, width
     "sinusoid model": ("#009e73", "", 1.8), "least squares": ("#cc79a7", "8 3", 1.8),
     "Lasso": ("#e69f00", "2 3", 2.2), MIXED: ("currentColor", "6 4", 1.6),
     OWN: ("currentColor", "", 1.2), "true function": ("currentColor", "", 1.2)}
-PALETTE = ["#0072b2", "#009e73", "#d55e00", "#cc79a7", "#e69f00"]
+PALETTE = ["#0072b2", "#009e73", "#d55e00", "#cc79a7", "#e69f00"]  # for all other lines
 CSS = """svg{color:#1a1a1a;font:15px system-ui,sans-serif}.paper{fill:#fff}
 @media(prefers-color-scheme:dark){svg{color:#eee}.paper{fill:#16181c}}
-text{fill:currentColor}.grid{stroke:#888;stroke-opacity:.3}.soft{fill:#888;fill-opacity:.3}"""
+text{fill:currentColor}.grid{fill:none;stroke:#888;stroke-opacity:.3}
+.soft{fill:#888;fill-opacity:.3}"""
 LEFT, TOP, WIDTH, HEIGHT = 78, 48, 512, 300  # the frame that data are drawn in
+BOTTOM = TOP + HEIGHT
+ROUND = [digit * 10.0**power for power in range(-6, 7) for digit in (1, 2, 5)]
 
 
-def ticks(low, high, log=False):
+def ticks(low, high, log):
     """About five round numbers between low and high."""
     if log:
-        return [m * 10.0**p for p in range(-6, 7) for m in ((1, 2, 5) if high < 900 * low else (1,))
-                if low * 0.999 <= m * 10.0**p <= high * 1.001]
-    raw = (high - low) / 5
-    unit = 10.0 ** math.floor(math.log10(raw))
-    step = next(s * unit for s in (1, 2, 5, 10) if s * unit >= raw * 0.999)
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [step * i for i in range(first, last + 1)]
-
-
-def styled_lines(f):
-    """(label, y, margin, style) of each line; a model and its posterior have one colour."""
-    several, colours = len({shown for _, shown in f.errors}) > 1, {}
-    for key in f.errors:
-        predictor, shown = key
-        colour = colours.setdefault((predictor.split()[0], shown), PALETTE[len(colours) % 5])
-        style = colour, "7 3" if predictor.endswith("posterior") else "", 2
-        yield (f"{predictor}, {shown}" if several else predictor, f.mean(key), f.margin(key),
-               style if several else STYLES.get(predictor, style))
+        return [v for v in ROUND[::3 if high > 900 * low else 1] if 0.99 * low <= v <= 1.01 * high]
+    step = next(v for v in ROUND if v >= (high - low) / 6)
+    return step * np.arange(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
 
 
 def scale(low, high, start, length, log):
@@ -751,61 +739,68 @@ def scale(low, high, start, length, log):
     return lambda v: start + length * np.clip((transform(v) - left) / (right - left), -1, 2)
 
 
+def text(x, y, words, anchor="middle"):
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{html.escape(words)}</text>'
+
+
 def draw(f):
     """A Figure as an SVG document, with 95% intervals over prompts as bands."""
-    lines = list(styled_lines(f))
-    y = np.concatenate([y for _, y, _, _ in lines])
-    low, high = min(0, 1.05 * np.nanmin(y)), min(2, 1.05 * np.nanmax(y)) + 1e-9
-    if f.ylabel != "f(x)":  # errors and weights: never far below zero
-        low = 2e-4 if "y" in f.log else max(-0.2, low)
+    ys = np.concatenate([f.mean(key) for key in f.errors])
+    low, high = 1.05 * np.nanmin(ys), 1.05 * np.nanmax(ys) + 1e-9
+    if f.ylabel != "f(x)":  # errors and weights: from zero, or little below it, to 2
+        low, high = 2e-4 if "y" in f.log else min(0, max(-0.2, low)), min(2, high)
     first, last = f.x[0], f.x[-1] + (len(f.x) == 1)
     to_x = scale(first, last, LEFT, WIDTH, "x" in f.log)
-    to_y = scale(low, high, TOP + HEIGHT, -HEIGHT, "y" in f.log)
+    to_y = scale(low, high, BOTTOM, -HEIGHT, "y" in f.log)
     points = lambda x, y: " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y) if b == b)
-    px, body, keys = to_x(f.x), [], []
+    px, body, marks = to_x(f.x), [], []
     for v in ticks(low, high, "y" in f.log):
-        body.append(f'<g transform="translate({LEFT} {to_y(v):.1f})"><path class="grid" '
-                    f'd="M0,0h{WIDTH}"/><text x="-8" y="5" text-anchor="end">{v:.4g}</text></g>')
-    for v in ticks(first, last, "x" in f.log):
-        body.append(f'<text x="{to_x(v):.1f}" y="{TOP + HEIGHT + 20}" '
-                    f'text-anchor="middle">{v:.4g}</text>')
+        body.append(f'<path class="grid" d="M{LEFT},{to_y(v):.1f}h{WIDTH}"/>'
+                    + text(LEFT - 8, to_y(v) + 5, f"{v:.4g}", "end"))
+    body += [text(to_x(v), BOTTOM + 20, f"{v:.4g}") for v in ticks(first, last, "x" in f.log)
+             if v == int(v) or f.x.dtype != int]
     if f.backdrop:
         label, v = f.backdrop
-        tops = to_y(low) - v / v.max() * HEIGHT * 0.6
-        body.append(f'<polygon class="soft" points="{LEFT},{to_y(low)} {points(px, tops)} '
-                    f'{LEFT + WIDTH},{to_y(low)}"/>')
-        keys.append((label, '<path class="soft" d="M0,-10h30v10h-30z"/>'))
-    for label, y, margin, (colour, dashes, width) in lines:
+        outline = points(px, BOTTOM - 0.6 * HEIGHT * v / v.max())
+        body.append(f'<polygon class="soft" points="{LEFT},{BOTTOM} {outline} '
+                    f'{LEFT + WIDTH},{BOTTOM}"/>')
+        marks.append((label, '<path class="soft" d="M0,-10h30v10h-30z"/>'))
+    several, colours = len({shown for _, shown in f.errors}) > 1, {}
+    for predictor, shown in f.errors:
+        y, margin = f.mean((predictor, shown)), f.margin((predictor, shown))
+        pair = predictor.replace("posterior", "model"), shown  # of one colour
+        colour = colours.setdefault(pair, PALETTE[len(colours) % 5])
+        style = colour, "7 3" if predictor.endswith("posterior") else "", 2
+        colour, dashes, width = style if several else STYLES.get(predictor, style)
         pen = f'fill="none" stroke="{colour}" stroke-width="{width}" stroke-dasharray="{dashes}"'
         around = points([*px, *px[::-1]], [*to_y(y + margin), *to_y(y - margin)[::-1]])
         body.append(f'<polygon points="{around}" fill="{colour}" opacity=".18"/>'
                     f'<polyline points="{points(px, to_y(y))}" {pen}/>')
-        keys.append((label, f'<path d="M0,-5h30" {pen}/>'))
+        marks.append((f"{predictor}, {shown}" if several else predictor,
+                      f'<path d="M0,-5h30" {pen}/>'))
     body += [f'<circle cx="{to_x(a):.1f}" cy="{to_y(b):.1f}" r="4.5" fill="currentColor"/>'
              for a, b in f.dots]
-    return document(f, "".join(body), keys)
+    return document(f, "".join(body), marks)
 
 
-def document(f, body, keys):
-    """The SVG around what is drawn: title, axis labels and keys, (label, mark) each."""
-    columns = 2 if max(len(label) for label, _ in keys) <= 33 else 1
-    for i, (label, mark) in enumerate(keys):
-        x, y = LEFT - 48 + i % columns * 280, TOP + HEIGHT + 70 + i // columns * 22
-        keys[i] = (f'<g transform="translate({x} {y})">{mark}<text x="37" font-size="14">'
-                   f'{html.escape(label)}</text></g>')
-    total = TOP + HEIGHT + 70 + -(-len(keys) // columns) * 22
-    title, xlabel, ylabel = map(html.escape, (f.title, f.xlabel, f.ylabel))
-    clip = f"clip{zlib.crc32(title.encode())}"
+def document(f, body, marks):
+    """The SVG around what is drawn: title, axis labels and the key, of (label, mark) pairs."""
+    columns = 2 if max(len(label) for label, _ in marks) <= 33 else 1
+    rows = [marks[i:i + columns] for i in range(0, len(marks), columns)]
+    key = "".join(f'<g transform="translate({LEFT - 48 + 280 * j} {BOTTOM + 70 + 22 * i})">'
+                  f'{mark}{text(37, 0, label, "start")}</g>'
+                  for i, row in enumerate(rows) for j, (label, mark) in enumerate(row))
+    total, clip = BOTTOM + 70 + 22 * len(rows), f"clip{zlib.crc32(f.title.encode())}"
     return f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 620 {total}" role="img">
-<title>{title}</title><style>{CSS}</style>
+<title>{html.escape(f.title)}</title><style>{CSS}</style>
 <rect class="paper" width="620" height="{total}"/>
 <clipPath id="{clip}"><rect x="0" y="{TOP - 10}" width="620" height="{HEIGHT + 32}"/></clipPath>
-<text x="{LEFT - 48}" y="26" font-size="17" font-weight="600">{title}</text>
+<g font-size="17" font-weight="600">{text(LEFT - 48, 26, f.title, "start")}</g>
 <g clip-path="url(#{clip})">{body}</g>
-<rect x="{LEFT}" y="{TOP}" width="{WIDTH}" height="{HEIGHT}" fill="none" class="grid"/>
-<text x="{LEFT + WIDTH / 2}" y="{TOP + HEIGHT + 42}" text-anchor="middle">{xlabel}</text>
-<text transform="translate(13 {TOP + HEIGHT / 2}) rotate(-90)" text-anchor="middle">{ylabel}</text>
-{"".join(keys)}</svg>
+<path class="grid" d="M{LEFT},{TOP}h{WIDTH}v{HEIGHT}h-{WIDTH}z"/>
+{text(LEFT + WIDTH / 2, BOTTOM + 42, f.xlabel)}
+<g transform="translate(13 {TOP + HEIGHT / 2}) rotate(-90)">{text(0, 0, f.ylabel)}</g>
+<g font-size="14">{key}</g></svg>
 """
 
 
