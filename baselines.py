@@ -30,9 +30,8 @@ def least_squares(xs, ys):
 def lasso(xs, ys, alpha):
     """Lasso on the examples so far: min over w of ||y - X w||^2 / (2n) + alpha ||w||_1.
 
-    alpha: one number, or (N,), one for each number of examples. Solved until the duality gap is at
-    most 1e-10 mean(y^2): for alpha from 0.03 up and d up to 20, predictions are then within 1e-3
-    of scikit-learn's.
+    alpha: one number, or (N,), one for each number of examples. The duality gap is brought down to
+    1e-10 mean(y^2): from alpha = 0.03 up, with d up to 20, within 1e-3 of scikit-learn's Lasso.
 
     Coordinate descent for all prompts at once, from the w for n - 1 examples on. With
     G = X^T X / n and r = X^T (y - X w) / n, a sweep replaces each coordinate in turn by
@@ -82,14 +81,14 @@ def _stride(v, step, r, G_step, alpha):
     """How often to repeat the last sweep's step: the t >= 0 of least objective at v + t step.
 
     Where two inputs nearly agree, sweeps shift weight between them in tiny equal steps: one prompt
-    in fifty would be far from solved after 10,000 sweeps (alpha 0.03). The objective is a parabola
-    in t while no weight changes sign, so t is its lowest point, or the first weight's way to zero.
+    in fifty would be far from solved after 10,000 sweeps (alpha 0.03). While no weight changes
+    sign, the objective is a parabola in t: go to its lowest point, or until a weight is zero.
     """
     side = np.sign(np.where(v == 0, step, v))  # (d, B), the signs of v + t step
     slope = (step * (r - alpha * side)).sum(0)  # (B,)
-    lowest = np.maximum(slope, 0) / np.maximum((step * G_step).sum(0), 1e-300)
-    zero = np.divide(-v, step, out=np.full(v.shape, np.inf), where=step * side < 0).min(0)
-    return np.minimum(lowest, zero)
+    lowest = slope / np.maximum((step * G_step).sum(0), 1e-300)
+    zero = np.divide(-v, step, out=np.full(v.shape, np.inf), where=step * side < 0)  # (d, B)
+    return np.clip(lowest, 0, zero.min(0, initial=1e6))  # at most 1e6 steps, for rounding's sake
 
 
 def _duality_gap(w, r, c, y2, alpha):
@@ -108,7 +107,7 @@ def _duality_gap(w, r, c, y2, alpha):
 def tune_lasso(function_class, rng, n_points, n_prompts=300, alphas=(0.03, 0.1, 0.3, 1.0, 3.0)):
     """The Lasso's best alpha for each number of examples: (n_points,), chosen from `alphas`.
 
-    The prompts are from the class that the Lasso will be judged on, which is as favourable as fair.
+    They are chosen on prompts of the class that the Lasso will be judged on: a fair best case.
     """
     xs, ys = sample_prompts(function_class, rng, n_prompts, n_points)
     errors = [((lasso(xs, ys, alpha) - ys) ** 2).mean(0) for alpha in alphas]  # (N,) each
@@ -118,8 +117,7 @@ def tune_lasso(function_class, rng, n_points, n_prompts=300, alphas=(0.03, 0.1, 
 def bayes(function_class, label_noise=0.0):
     """The exact posterior mean of a class: no predictor has a lower expected squared error on it.
 
-    Returns the predictor; it raises ValueError on prompts of another dimension than the class's.
-    label_noise: the standard deviation of the noise that the learner believes is in the labels.
+    Returns the predictor. It believes that labels carry noise of standard deviation label_noise.
 
     A class is a set of hypotheses, each with a prior probability. Under one hypothesis,
     f(x) = phi . w, with features phi of x and w ~ N(0, I). The posterior of w is then Gaussian: one
@@ -230,5 +228,4 @@ def effective_noise(predictor, function_class, rng, n_points, n_prompts=1000,
         mean, margin = excess.mean(1), 1.96 * excess.std(1, ddof=1) / np.sqrt(n_prompts)
         curves = np.maximum.accumulate([mean + margin, mean, mean - margin], axis=1)
         low, value, high = (float(np.interp(0, c, grid, right=np.inf)) for c in curves)
-    errors = [np.interp(value, grid, column) for column in learner.mean(1).T]  # N of them
-    return value, (low, high), np.array(errors)
+    return value, (low, high), np.array([np.interp(value, grid, e) for e in learner.mean(1).T])

@@ -85,7 +85,8 @@ class Experiment:
     """Two classes of functions, and models that are trained on one of them or on a mixture.
 
     classes: name -> function class. pretraining: name of a model -> what it is trained on.
-    at: after how many examples sweeps look.
+    at: after how many examples sweeps look. models: once trained, "mixture model" and the like ->
+    predictor.
     """
     name: str
     classes: dict
@@ -93,6 +94,8 @@ class Experiment:
     size: Size
     n_points: int
     at: list
+    seed: int = 0
+    models: dict = field(default_factory=dict)
 
     @property
     def mixture(self):
@@ -103,11 +106,16 @@ class Experiment:
         return icl.Config(self.mixture.n_dims, self.n_points, self.size.n_layer, self.size.n_head,
                           self.size.n_embd)
 
+    def stream(self, *purpose):
+        """A random generator for each purpose, so that evaluation cannot disturb training."""
+        words = "/".join(map(str, (self.name, *purpose)))
+        return np.random.default_rng([self.seed, zlib.crc32(words.encode())])
+
 
 EXPERIMENTS = ("sparse", "sine", "shares")
 
 
-def make_experiment(name, size):
+def make_experiment(name, size, seed=0):
     """The experiment of that name at a size.
 
     "sparse" and "sine" are the paper's: two specialists and a 50:50 mixture. "shares" asks of the
@@ -127,7 +135,7 @@ def make_experiment(name, size):
     if name == "shares":
         models = {"rare-linear": mixture(0.1, 0.9), "equal": mixture(0.5, 0.5),
                   "rare-sinusoid": mixture(0.9, 0.1)}
-    return Experiment(name, classes, models, size, n_points, at)
+    return Experiment(name, classes, models, size, n_points, at, seed)
 
 
 def steps_of(e, model):
@@ -137,19 +145,13 @@ def steps_of(e, model):
     return steps * (e.size.mixture_times if model == "mixture" else 1)
 
 
-def random_stream(seed, *purpose):
-    """An independent generator for each purpose, so that evaluation cannot disturb training."""
-    return np.random.default_rng([seed, zlib.crc32("/".join(map(str, purpose)).encode())])
-
-
 # -------------------------------------------------------------------------------------- training
 
 @dataclass(frozen=True)
 class Run:
-    """A model to be trained: which one, of which experiment, from which seed, and kept where."""
+    """A model to be trained: which one of which experiment, for how long, and kept where."""
     experiment: Experiment
     model: str
-    seed: int
     steps: int
     path: Path
 
@@ -164,12 +166,9 @@ class Run:
     @property
     def settings(self):
         e = self.experiment
-        return {"experiment": e.name, "model": self.model, "seed": self.seed, "steps": self.steps,
+        return {"experiment": e.name, "model": self.model, "seed": e.seed, "steps": self.steps,
                 "n_points": e.n_points, "class": str(self.function_class), **asdict(e.config),
                 **{k: getattr(e.size, k) for k in ("batch", "lr", "matrix_lr", "warmup")}}
-
-    def stream(self, purpose):
-        return random_stream(self.seed, self.experiment.name, self.model, purpose)
 
     def load(self, optimizer=None):
         """Parameters and extra of its checkpoint; icl.Refused if that is damaged or another's."""
@@ -188,9 +187,10 @@ class Run:
 
     def predictor(self):
         """The trained model; before training has ended, the untrained one."""
-        config = self.experiment.config
-        params = self.load()[0] if self.finished() else icl.init_params(config, self.stream(0))
-        return lambda xs, ys: icl.predict(params, config, xs, ys)
+        e = self.experiment
+        initial = lambda: icl.init_params(e.config, e.stream(self.model, 0))
+        params = self.load()[0] if self.finished() else initial()
+        return lambda xs, ys: icl.predict(params, e.config, xs, ys)
 
 
 def train(run, save_seconds, progress, place):
@@ -200,7 +200,8 @@ def train(run, save_seconds, progress, place):
     minus the optimum's. Saves about every save_seconds, and ends early when the parent is gone.
     """
     e, size, function_class = run.experiment, run.experiment.size, run.function_class
-    params, rng = icl.init_params(e.config, run.stream(0)), run.stream("training prompts")
+    params = icl.init_params(e.config, e.stream(run.model, 0))
+    rng = e.stream(run.model, "training prompts")
     optimizer = icl.Muon(params, size.lr, size.matrix_lr, clip=1.0)
     losses, seconds = [], 0.0  # of every step; of all steps together
     if run.path.exists():
@@ -210,7 +211,7 @@ def train(run, save_seconds, progress, place):
             rng.bit_generator.state = extra["rng"]
         except (KeyError, TypeError, ValueError) as error:
             raise icl.Refused(f"{run.path} holds no run to go on from: {error!r}") from error
-    xs, ys = sample_prompts(function_class, run.stream("optimum"), 2000, e.n_points)
+    xs, ys = sample_prompts(function_class, e.stream(run.model, "optimum"), 2000, e.n_points)
     errors = (baselines.bayes(function_class)(xs, ys) - ys) ** 2
     optimum = np.mean(icl.loss_weights(xs, ys) * errors)
 
@@ -238,7 +239,7 @@ def train(run, save_seconds, progress, place):
                 loss = icl.train_step(params, e.config, optimizer, xs, ys,
                                       icl.loss_weights(xs, ys))
         except FloatingPointError as error:
-            raise icl.Refused(f"{run.name} diverged at step {step + 1} with seed {run.seed}: "
+            raise icl.Refused(f"{run.name} diverged at step {step + 1} with seed {e.seed}: "
                               f"{error}; lower the learning rates in SIZES") from error
         losses.append(loss)
         progress[place:place + 2] = step + 1, np.mean(losses[-50:]) - optimum
@@ -457,33 +458,22 @@ class Figure:
         return Z * self.errors[key].std(0, ddof=1) / math.sqrt(len(self.errors[key]))
 
 
-@dataclass(frozen=True)
-class Lab:
-    """An experiment and its models, "mixture model" and the like, as predictors."""
-    experiment: Experiment
-    models: dict
-    seed: int
-
-    def stream(self, *purpose):
-        return random_stream(self.seed, self.experiment.name, *purpose)
-
-
 def after(e):
     """Where the sweeps of an experiment look, in words."""
     numbers = " to ".join(dict.fromkeys(str(n) for n in (e.at[0], e.at[-1])))
     return f"after {numbers} example{'s' if numbers != '1' else ''}"
 
 
-def icl_curve(lab, shown, other):
+def icl_curve(e, shown, other):
     """Error against the number of examples on the class `shown`, and what is claimed of it."""
-    e, name, c = lab.experiment, f"icl-{shown}", lab.experiment.classes[shown]
-    alphas = baselines.tune_lasso(c, lab.stream(name, "lasso"), e.n_points,
+    name, c = f"icl-{shown}", e.classes[shown]
+    alphas = baselines.tune_lasso(c, e.stream(name, "lasso"), e.n_points,
                                   n_prompts=min(300, e.size.prompts))
-    predictors = lab.models | {
+    predictors = e.models | {
         "least squares": baselines.least_squares,
         "Lasso": lambda xs, ys: baselines.lasso(xs, ys, alphas),
         MIXED: baselines.bayes(e.mixture), OWN: baselines.bayes(c)}
-    xs, ys = sample_prompts(c, lab.stream(name), e.size.prompts, e.n_points)
+    xs, ys = sample_prompts(c, e.stream(name), e.size.prompts, e.n_points)
     errors = {p: (predict(xs, ys) - ys) ** 2 for p, predict in predictors.items()}  # (B, N) each
     error = {p: v.mean(1) for p, v in errors.items()}  # (B,), averaged over the numbers of examples
     model, specialist, foreign = (error[f"{m} model"] for m in ("mixture", shown, other))
@@ -511,15 +501,15 @@ def icl_curve(lab, shown, other):
                    {(p, shown): v for p, v in errors.items()}, claims=claims)]
 
 
-def sweep(lab, name, classes, predictors):
+def sweep(e, name, classes, predictors):
     """Predictor -> predictions (B, X, A) after each of A examples, and ys, on X classes by place.
 
     Two exact optima go along: for the functions shown, where it can be enumerated (else nan), and
     of the pretraining mixture, which is what perfect pretraining would predict.
     """
-    e, out, targets = lab.experiment, {}, []
+    out, targets = {}, []
     for x, c in classes.items():
-        xs, ys = sample_prompts(c, lab.stream(name, x), max(2, e.size.prompts // 2), e.at[-1] + 1)
+        xs, ys = sample_prompts(c, e.stream(name, x), max(2, e.size.prompts // 2), e.at[-1] + 1)
         targets.append(ys[:, e.at])
         for p, predict in (predictors | {MIXED: baselines.bayes(e.mixture)}).items():
             out.setdefault(p, []).append(predict(xs, ys)[:, e.at])
@@ -537,12 +527,12 @@ def failure(shown, model, mixed, own, **bound):
         ratio("its error over the optimum, in the model's", mixed - own, model - own, **bound)])
 
 
-def non_zeros(lab):
+def non_zeros(e):
     """Any number of non-zeros, of which pretraining showed two: errors, and whose predictions."""
-    e, d = lab.experiment, lab.experiment.size.n_dims
+    d = e.size.n_dims
     x, shown = np.arange(1, d + 1), f"x of {d} non-zeros"
-    out, ys = sweep(lab, "nnz", {k: SparseLinear(d, int(k)) for k in x},
-                    lab.models | {"least squares": baselines.least_squares})
+    out, ys = sweep(e, "nnz", {k: SparseLinear(d, int(k)) for k in x},
+                    e.models | {"least squares": baselines.least_squares})
     errors = {p: ((v - ys) ** 2).mean(2) for p, v in out.items()}
     f = Figure("nnz", f"From sparse to dense, {after(e)}", f"non-zero coefficients of {d}", x,
                {(p, shown): v for p, v in errors.items()})
@@ -570,10 +560,10 @@ def combine(e, weight):
     return ConvexCombination(*e.classes.values(), float(weight))
 
 
-def weights(lab):
+def weights(e):
     """Between the two classes: errors at any weight w of w line + (1 - w) sinusoid."""
-    e, x = lab.experiment, np.linspace(0, 1, 11)
-    out, ys = sweep(lab, "weights", {w: combine(e, w) for w in x}, lab.models)
+    x = np.linspace(0, 1, 11)
+    out, ys = sweep(e, "weights", {w: combine(e, w) for w in x}, e.models)
     errors = {p: ((v - ys) ** 2).mean(2) / (x**2 + (1 - x) ** 2) for p, v in out.items()}
     at = lambda w, p="mixture model": errors[p][:, round(10 * w)]
     return [Figure(
@@ -591,10 +581,10 @@ def weights(lab):
             failure("half of each", at(0.5), at(0.5, MIXED), at(0.5, OWN), at_least=0.5)])]
 
 
-def frequencies(lab):
+def frequencies(e):
     """Sinusoids of any frequency, common and rare in pretraining."""
-    e, x = lab.experiment, np.geomspace(0.1, 10, 13)
-    out, ys = sweep(lab, "frequency", {w: Sinusoid(frequency=float(w)) for w in x}, lab.models)
+    x = np.geomspace(0.1, 10, 13)
+    out, ys = sweep(e, "frequency", {w: Sinusoid(frequency=float(w)) for w in x}, e.models)
     errors = {p: ((v - ys) ** 2).mean(2) for p, v in out.items() if p != "linear model"}
     density = e.classes["sinusoid"].density(x)
     at = lambda i, p="mixture model": errors[p][:, i]
@@ -610,7 +600,7 @@ def frequencies(lab):
             failure(f"frequency {x[-1]:.2g}", at(-1), at(-1, MIXED), at(-1, OWN), at_most=0.1)])]
 
 
-def selection(lab, *labels):
+def selection(e, *labels):
     """The weight that models put on the second class, by number of examples, beside Bayes'.
 
     With a and b the optimal predictions for the two classes and m the model's, that weight is the w
@@ -622,14 +612,14 @@ def selection(lab, *labels):
     second class, so its own w is the mean of p, weighted in the same way by (b - a)^2. Where the
     two optima agree, E (b - a)^2 < 0.05, there is nothing to choose and no weight.
     """
-    e, errors, claims = lab.experiment, {}, []
-    for model, predict in lab.models.items():
+    errors, claims = {}, []
+    for model, predict in e.models.items():
         mixture = e.pretraining[model.removesuffix(" model")]
         if not isinstance(mixture, Mixture):
             continue  # a specialist has nothing to choose
         posterior, off = model.replace("model", "posterior"), []
         for label in labels:
-            xs, ys = sample_prompts(e.classes[label], lab.stream("selection", label),
+            xs, ys = sample_prompts(e.classes[label], e.stream("selection", label),
                                     e.size.prompts, e.n_points)
             a, b = (baselines.bayes(c)(xs, ys) for c in e.classes.values())
             p = baselines.class_probabilities(mixture)(xs, ys)[:, :, 1]
@@ -651,20 +641,20 @@ def selection(lab, *labels):
                    f"weight on the {list(e.classes)[1]} class", claims)]
 
 
-def predicted_functions(lab, n_examples=10):
+def predicted_functions(e, n_examples=10):
     """What the mixture model believes a line, a sinusoid and half of each look like.
 
     One context each, its x spread evenly, and a query at every place of a grid: a batch of prompts
     that differ in their last x only.
     """
-    e, grid, figures = lab.experiment, np.linspace(-2.5, 2.5, 101, dtype=np.float32), []
+    grid, figures = np.linspace(-2.5, 2.5, 101, dtype=np.float32), []
     n = min(n_examples, e.n_points - 1)
     for name, title, w in (("1", "a line", 1), ("2", "a sinusoid", 0), ("3", "half of each", 0.5)):
-        rng = lab.stream("functions", title)
+        rng = e.stream("functions", title)
         f, examples = combine(e, w).sample(rng, 1), rng.uniform(-2.2, 2.2, n)
         xs = np.float32([[*examples, x] for x in grid])[..., None]  # (101, n + 1, 1)
         ys = np.float32(f(xs.reshape(1, -1, 1)).reshape(len(grid), -1))
-        curves = {"true function": ys, "mixture model": lab.models["mixture model"](xs, ys),
+        curves = {"true function": ys, "mixture model": e.models["mixture model"](xs, ys),
                   MIXED: baselines.bayes(e.mixture)(xs, ys)}
         figures.append(Figure(
             f"functions-{name}", f"Learned from {n} examples: {title}", "x", grid,
@@ -673,7 +663,7 @@ def predicted_functions(lab, n_examples=10):
     return figures
 
 
-EVALUATION = {  # experiment: its jobs, each a function and what it takes beside the lab
+EVALUATION = {  # experiment: its jobs, each a function and what it takes beside the experiment
     "sparse": [(icl_curve, "sparse", "dense"), (icl_curve, "dense", "sparse"), (non_zeros,),
                (selection, "dense", "sparse")],
     "sine": [(icl_curve, "linear", "sinusoid"), (icl_curve, "sinusoid", "linear"),
@@ -682,14 +672,14 @@ EVALUATION = {  # experiment: its jobs, each a function and what it takes beside
 }
 
 
-def evaluate(e, runs, seed, job):
+def evaluate(e, runs, job):
     """The figures of one job, in a process of its own."""
-    models = {f"{run.model} model": run.predictor() for run in runs}
     function, *arguments = job
-    return function(Lab(e, models, seed), *arguments)
+    models = {f"{run.model} model": run.predictor() for run in runs}
+    return function(replace(e, models=models), *arguments)
 
 
-def rehearse(e, runs, seed):
+def rehearse(e, runs):
     """Evaluate untrained models on a handful of prompts before hours of training: icl.Refused,
     in one line that says where, if that cannot be done."""
     few = replace(e, size=replace(e.size, prompts=min(4, e.size.prompts)))
@@ -697,7 +687,7 @@ def rehearse(e, runs, seed):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # a handful of prompts makes no statistics
-                for figure in evaluate(few, runs, seed, job):
+                for figure in evaluate(few, runs, job):
                     draw(figure)
         except Exception as error:
             place = traceback.extract_tb(error.__traceback__)[-1]
@@ -877,8 +867,8 @@ def run(a):
     size = SIZES[a.size]
     if a.steps:
         size = replace(size, sparse_steps=a.steps, sine_steps=a.steps)
-    experiments = [make_experiment(name, size) for name in a.experiments]
-    runs = [Run(e, model, a.seed, steps_of(e, model), a.out / e.name / f"{model}.npz")
+    experiments = [make_experiment(name, size, a.seed) for name in a.experiments]
+    runs = [Run(e, model, steps_of(e, model), a.out / e.name / f"{model}.npz")
             for e in experiments for model in e.pretraining]
     if a.only not in (None, *(r.model for r in runs)):
         raise icl.Refused(f"no model {a.only!r}, but {', '.join(r.model for r in runs)}")
@@ -889,13 +879,13 @@ def run(a):
             f"{size.n_embd} channels, {e.n_points} points")
     if todo:
         for e in experiments:
-            rehearse(e, [r for r in runs if r.experiment is e], a.seed)
+            rehearse(e, [r for r in runs if r.experiment is e])
         say(f"training {len(todo)} models, {min(len(todo), a.processes)} at a time; after each "
             "name: steps, and the loss over the optimum's")
         train_all(todo, a.processes)
     if waiting := [r.name for r in runs if not r.finished()]:
         return say(f"still to be trained before anything can be compared: {', '.join(waiting)}")
-    jobs = [(evaluate, e, [r for r in runs if r.experiment is e], a.seed, job)
+    jobs = [(evaluate, e, [r for r in runs if r.experiment is e], job)
             for e in experiments for job in EVALUATION[e.name]]
     start = time.monotonic()
     results = side_by_side(jobs, a.processes, lambda working: (

@@ -112,7 +112,7 @@ def measure(name, seed, steps):
     """A variant's error above the optimum after training with that seed."""
     variant, fresh = VARIANTS[name], icl.init_params
     size = replace(train.SIZES["tiny"], **variant.get("size", {}))
-    e = train.make_experiment("sparse", size)
+    e = train.make_experiment("sparse", size, seed)
 
     def initial(config, rng):
         params = fresh(config, rng)
@@ -122,7 +122,7 @@ def measure(name, seed, steps):
     with (tempfile.TemporaryDirectory() as folder, mock.patch.object(icl, "init_params", initial),
           mock.patch.object(icl, "Muon", variant.get("optimizer", icl.Muon)),
           mock.patch.object(icl, "loss_weights", variant.get("weights", icl.loss_weights))):
-        run = train.Run(e, "sparse", seed, steps, Path(folder) / "sparse.npz")
+        run = train.Run(e, "sparse", steps, Path(folder) / "sparse.npz")
         train.train(run, math.inf, [0, 0], 0)
         model = run.predictor()
     c = run.function_class

@@ -39,7 +39,7 @@ def road(pretraining, n_points, batch, steps, classes):
     size = replace(train.SIZES["tiny"], batch=batch)
     e = train.Experiment("road", {"model": pretraining}, {"model": pretraining}, size, n_points, [])
     with tempfile.TemporaryDirectory() as folder:
-        run = train.Run(e, "model", 0, steps, Path(folder) / "model.npz")
+        run = train.Run(e, "model", steps, Path(folder) / "model.npz")
         train.train(run, math.inf, [0, 0], 0)
         model, seconds = run.predictor(), run.load()[1]["seconds"]
     lines = [f"\n{pretraining}", f"  {steps:,d} steps of {batch} prompts: {seconds:,.0f} seconds, "
