@@ -66,11 +66,7 @@ def linear(x, weight, bias):
     """
     y = x @ weight  # (M, O)
     y += bias
-
-    def backward(dy):
-        return dy @ weight.T, x.T @ dy, column_sums(dy)
-
-    return y, backward
+    return y, lambda dy: (dy @ weight.T, x.T @ dy, column_sums(dy))
 
 
 def column_sums(x):
@@ -395,7 +391,7 @@ class Muon(Adam):
         matrices = [name for name, p in params.items() if name.startswith("h.") and p.ndim == 2]
         super().__init__({n: p for n, p in params.items() if n not in matrices}, lr, **adam)
         self.matrix_lr, self.momentum = matrix_lr, momentum
-        self.stacks = {}  # shape: the names of all matrices of that shape, which go together
+        self.stacks = {}  # shape: the names of all matrices of that shape
         for name in matrices:
             self.stacks.setdefault(params[name].shape, []).append(name)
         for shape, names in self.stacks.items():
@@ -426,10 +422,13 @@ def orthogonalise(x):
     if x.shape[1] > x.shape[2]:
         return orthogonalise(x.swapaxes(1, 2)).swapaxes(1, 2)
     x = x / (np.linalg.norm(x, axis=(1, 2), keepdims=True) + 1e-7)
-    A, product = x @ x.swapaxes(1, 2), np.eye(x.shape[1], dtype=x.dtype)
-    for _ in range(5):
-        P = 3.4445 * np.eye(x.shape[1], dtype=x.dtype) - 4.7750 * A + 2.0315 * (A @ A)
-        A, product = P @ A @ P, P @ product
+    A, one = x @ x.swapaxes(1, 2), np.eye(x.shape[1], dtype=x.dtype)  # (L, rows, rows)
+    polynomial = lambda A: 3.4445 * one - 4.7750 * A + 2.0315 * (A @ A)
+    product = P = polynomial(A)
+    for _ in range(4):
+        A = P @ A @ P
+        P = polynomial(A)
+        product = P @ product
     return product @ x
 
 

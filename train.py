@@ -138,13 +138,6 @@ def make_experiment(name, size, seed=0):
     return Experiment(name, classes, models, size, n_points, at, seed)
 
 
-def steps_of(e, model):
-    """Training steps of a model. At 2 times the specialists' steps, the mixture model sees as many
-    prompts of a class as that class's specialist."""
-    steps = e.size.sparse_steps if e.name == "sparse" else e.size.sine_steps
-    return steps * (e.size.mixture_times if model == "mixture" else 1)
-
-
 # -------------------------------------------------------------------------------------- training
 
 @dataclass(frozen=True)
@@ -191,6 +184,14 @@ class Run:
         initial = lambda: icl.init_params(e.config, e.stream(self.model, 0))
         params = self.load()[0] if self.finished() else initial()
         return lambda xs, ys: icl.predict(params, e.config, xs, ys)
+
+
+def runs_of(e, out):
+    """The runs of an experiment's models. At mixture_times = 2 the mixture model sees as many
+    prompts of a class as that class's specialist."""
+    steps = e.size.sparse_steps if e.name == "sparse" else e.size.sine_steps
+    times = {"mixture": e.size.mixture_times}
+    return [Run(e, m, steps * times.get(m, 1), out / e.name / f"{m}.npz") for m in e.pretraining]
 
 
 def train(run, save_seconds, progress, place):
@@ -672,14 +673,14 @@ EVALUATION = {  # experiment: its jobs, each a function and what it takes beside
 }
 
 
-def evaluate(e, runs, job):
+def evaluate(e, out, job):
     """The figures of one job, in a process of its own."""
     function, *arguments = job
-    models = {f"{run.model} model": run.predictor() for run in runs}
+    models = {f"{run.model} model": run.predictor() for run in runs_of(e, out)}
     return function(replace(e, models=models), *arguments)
 
 
-def rehearse(e, runs):
+def rehearse(e, out):
     """Evaluate untrained models on a handful of prompts before hours of training: icl.Refused,
     in one line that says where, if that cannot be done."""
     few = replace(e, size=replace(e.size, prompts=min(4, e.size.prompts)))
@@ -687,7 +688,7 @@ def rehearse(e, runs):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # a handful of prompts makes no statistics
-                for figure in evaluate(few, runs, job):
+                for figure in evaluate(few, out, job):
                     draw(figure)
         except Exception as error:
             place = traceback.extract_tb(error.__traceback__)[-1]
@@ -834,9 +835,8 @@ def results_table(figures):
 def parse_arguments(argv):
     """The command line, checked; argparse exits with status 2 where it is wrong."""
     parser = argparse.ArgumentParser(
-        description="Train transformers on mixtures of function classes, in NumPy alone, and "
-                    "compare them with the exact optimum. The default size is the paper's.",
-        allow_abbrev=False)
+        description="Train transformers on mixtures of function classes and compare them with the "
+                    "exact optimum. The default size is the paper's.", allow_abbrev=False)
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--tiny", action="store_true", help="minutes on a laptop")
     size.add_argument("--small", action="store_true", help="an evening on a laptop")
@@ -868,8 +868,7 @@ def run(a):
     if a.steps:
         size = replace(size, sparse_steps=a.steps, sine_steps=a.steps)
     experiments = [make_experiment(name, size, a.seed) for name in a.experiments]
-    runs = [Run(e, model, steps_of(e, model), a.out / e.name / f"{model}.npz")
-            for e in experiments for model in e.pretraining]
+    runs = [run for e in experiments for run in runs_of(e, a.out)]
     if a.only not in (None, *(r.model for r in runs)):
         raise icl.Refused(f"no model {a.only!r}, but {', '.join(r.model for r in runs)}")
     todo = [r for r in runs if not r.finished() and a.only in (None, r.model)]
@@ -879,14 +878,13 @@ def run(a):
             f"{size.n_embd} channels, {e.n_points} points")
     if todo:
         for e in experiments:
-            rehearse(e, [r for r in runs if r.experiment is e])
+            rehearse(e, a.out)
         say(f"training {len(todo)} models, {min(len(todo), a.processes)} at a time; after each "
             "name: steps, and the loss over the optimum's")
         train_all(todo, a.processes)
     if waiting := [r.name for r in runs if not r.finished()]:
         return say(f"still to be trained before anything can be compared: {', '.join(waiting)}")
-    jobs = [(evaluate, e, [r for r in runs if r.experiment is e], job)
-            for e in experiments for job in EVALUATION[e.name]]
+    jobs = [(evaluate, e, a.out, job) for e in experiments for job in EVALUATION[e.name]]
     start = time.monotonic()
     results = side_by_side(jobs, a.processes, lambda working: (
         f"evaluating, job {max(working, default=0) + 1} of {len(jobs)}"))
