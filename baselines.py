@@ -86,9 +86,9 @@ def _stride(v, step, r, G_step, alpha):
     """
     side = np.sign(np.where(v == 0, step, v))  # (d, B), the signs of v + t step
     slope = (step * (r - alpha * side)).sum(0)  # (B,)
-    lowest = slope / np.maximum((step * G_step).sum(0), 1e-300)
+    bend = np.maximum((step * G_step).sum(0), 1e-6 * np.abs(slope) + 1e-300)  # so t is at most 1e6
     zero = np.divide(-v, step, out=np.full(v.shape, np.inf), where=step * side < 0)  # (d, B)
-    return np.clip(lowest, 0, zero.min(0, initial=1e6))  # at most 1e6 steps, for rounding's sake
+    return np.clip(slope / bend, 0, zero.min(0))
 
 
 def _duality_gap(w, r, c, y2, alpha):
@@ -214,10 +214,9 @@ def effective_noise(predictor, function_class, rng, n_points, n_prompts=1000,
     errors of zero. It covers the choice of prompts, not of a training seed. 0: as good as the
     optimum; inf: worse than the grid's last learner; nan: too little data, one prompt or point.
 
-    There is one such s: more noise is less noise with some added, which can tell the learner
-    nothing new, so its expected error cannot fall as s grows. s says how large a model's errors
-    are, not how they come about. On sinusoids, whose grid of frequencies alone is worth a noise of
-    0.011, an s below about 0.02 means nothing.
+    There is one such s: to add noise can tell the learner nothing new, so its expected error cannot
+    fall as s grows. s says how large a model's errors are, not how they come about. On sinusoids,
+    whose grid of frequencies acts like a noise of 0.011, an s below about 0.02 means nothing.
     """
     xs, ys = sample_prompts(function_class, rng, n_prompts, n_points)
     z = rng.standard_normal(ys.shape)

@@ -85,8 +85,8 @@ class Experiment:
     """Two classes of functions, and models that are trained on one of them or on a mixture.
 
     classes: name -> function class. pretraining: name of a model -> what it is trained on.
-    at: after how many examples sweeps look. models: once trained, "mixture model" and the like ->
-    predictor.
+    at: after how many examples sweeps look. Once trained, models: "mixture model" and the like ->
+    predictor; noise: the same -> (effective label noise, its 95% interval).
     """
     name: str
     classes: dict
@@ -96,6 +96,7 @@ class Experiment:
     at: list
     seed: int = 0
     models: dict = field(default_factory=dict)
+    noise: dict = field(default_factory=dict)
 
     @property
     def mixture(self):
@@ -431,6 +432,34 @@ class Claim:
 # ------------------------------------------------------------------------------------ evaluation
 
 OWN, MIXED = "optimum for these functions", "optimum of the mixture"
+NOISY = "noisy ideal learner"  # of the mixture, with the effective label noise of the mixture model
+
+
+def noise_of(e, model):
+    """The effective label noise of a model: value, (low, high). See baselines.effective_noise."""
+    pretraining = e.pretraining[model.removesuffix(" model")]
+    return baselines.effective_noise(e.models[model], pretraining, e.stream("noise", model),
+                                     e.n_points, min(1000, e.size.prompts))[:2]
+
+
+def noisy_learner(e, model="mixture model"):
+    """The ideal learner of a model's pretraining that believes its labels that noisy; and s."""
+    s = float(np.nan_to_num(e.noise[model][0], nan=1.0, posinf=1.0))
+    return baselines.bayes(e.pretraining[model.removesuffix(" model")], s), s
+
+
+def noise_measure(e, model, **bound):
+    value, (low, high) = e.noise[model]
+    margin = max(high - value, value - low) if math.isfinite(value) else 0.0
+    return Measure(f"effective label noise of the {model}", value, margin, **bound)
+
+
+def residual(what, a, b, **bound):
+    """Measure of how far apart two error curves (B, N) are: root mean square over positions."""
+    difference = (a - b)[:, 1:]
+    curve = difference.mean(0)
+    rms = math.sqrt(np.mean(curve**2)) + 1e-12
+    return mean(what, (difference * curve).mean(1) / rms, **bound)  # the delta method once more
 
 
 @dataclass
@@ -476,15 +505,26 @@ def icl_curve(e, shown, other):
         MIXED: baselines.bayes(e.mixture), OWN: baselines.bayes(c)}
     xs, ys = sample_prompts(c, e.stream(name), e.size.prompts, e.n_points)
     errors = {p: (predict(xs, ys) - ys) ** 2 for p, predict in predictors.items()}  # (B, N) each
+    learner, s = noisy_learner(e)
+    noisy_labels = ys + s * e.stream(name, "label noise").standard_normal(ys.shape)
+    errors[NOISY] = (learner(xs, noisy_labels) - ys) ** 2
     error = {p: v.mean(1) for p, v in errors.items()}  # (B,), averaged over the numbers of examples
     model, specialist, foreign = (error[f"{m} model"] for m in ("mixture", shown, other))
+    trained, half = errors["mixture model"], e.n_points // 2
+    halves = {"early": slice(1, max(2, half)), "late": slice(half, None)}
     claims = [
         Claim(f"near-optimal on {shown} functions", [
-            mean("error over the optimum of the mixture", model - error[MIXED], at_most=0.05)],
+            noise_measure(e, "mixture model", at_most=0.10),
+            residual(f"its curve beside the {NOISY}'s", trained, errors[NOISY], at_most=0.03),
+            residual("beside the exact optimum's", trained, errors[MIXED]),
+            *(ratio(f"error over that learner's, {when}", trained[:, part].mean(1),
+                    errors[NOISY][:, part].mean(1)) for when, part in halves.items()),
+            mean("error over the optimum of the mixture", model - error[MIXED])],
             known_at_small=True),
         Claim(f"no extra cost on {shown} functions for not knowing the class", [
             ratio("error over the specialist's", model, specialist, at_most=1.1),
-            ratio("the optimum pays", error[MIXED], error[OWN])],
+            ratio("the optimum pays", error[MIXED], error[OWN]),
+            noise_measure(e, "mixture model"), noise_measure(e, f"{shown} model")],
             known_at_small=e.name == "sparse"),
         Claim(f"the {other} specialist fails on {shown} functions", [
             ratio("error over the mixture model's", foreign, model, at_least=2)],
@@ -505,20 +545,29 @@ def icl_curve(e, shown, other):
 def sweep(e, name, classes, predictors):
     """Predictor -> predictions (B, X, A) after each of A examples, and ys, on X classes by place.
 
-    Two exact optima go along: for the functions shown, where it can be enumerated (else nan), and
-    of the pretraining mixture, which is what perfect pretraining would predict.
+    Three ideal learners go along: the optimum for the functions shown, where it can be enumerated
+    (else nan); that of the pretraining mixture, which is what perfect pretraining would predict;
+    and the noisy one, which here reads labels without noise.
     """
     out, targets = {}, []
+    predictors = predictors | {MIXED: baselines.bayes(e.mixture), NOISY: noisy_learner(e)[0]}
     for x, c in classes.items():
         xs, ys = sample_prompts(c, e.stream(name, x), max(2, e.size.prompts // 2), e.at[-1] + 1)
         targets.append(ys[:, e.at])
-        for p, predict in (predictors | {MIXED: baselines.bayes(e.mixture)}).items():
+        for p, predict in predictors.items():
             out.setdefault(p, []).append(predict(xs, ys)[:, e.at])
         try:
             out.setdefault(OWN, []).append(baselines.bayes(c)(xs, ys)[:, e.at])
         except ValueError:  # more hypotheses than can be enumerated
             out[OWN].append(np.full_like(ys[:, e.at], np.nan))
     return {p: np.stack(v, 1) for p, v in out.items()}, np.stack(targets, 1)
+
+
+def distances(out, i, control, x):
+    """Measures of whose predictions the mixture model's are nearer to, at place i of a sweep."""
+    model = out["mixture model"][:, i]
+    return [mean(f"at {x[i]:g}, squared distance to the {p}", ((model - out[p][:, i]) ** 2).mean(1))
+            for p in (NOISY, MIXED, control)]
 
 
 def failure(shown, model, mixed, own, **bound):
@@ -548,7 +597,8 @@ def non_zeros(e):
         average = lambda v: v[:, places].mean(1)
         model, mixed, own = (average(errors[p]) for p in ("mixture model", MIXED, OWN))
         f.claims = [Claim(f"at {on} it leaves the optimum", [
-            mean("error over the optimum for these functions", model - own, at_least=0.02)]),
+            mean("error over the optimum for these functions", model - own, at_least=0.02),
+            *(m for i in np.flatnonzero(places)[:2] for m in distances(out, i, "dense model", x))]),
             failure(on, model, mixed, own, at_least=0.5)]
         to_dense, to_sparse, between = (average(v) for v in apart[:3])
         g.claims = [Claim(f"at {on} its predictions lie between the specialists'", [
@@ -578,13 +628,14 @@ def weights(e):
             Claim("it fails on half of each", [
                 mean("error over the optimum there", at(0.5) - at(0.5, OWN), at_least=0.02),
                 ratio("times that on sinusoids", at(0.5), at(0)),
-                mean("the sinusoid specialist's error", at(0.5, "sinusoid model"))], True),
+                mean("the sinusoid specialist's error", at(0.5, "sinusoid model")),
+                *distances(out, 5, "sinusoid model", x)], True),
             failure("half of each", at(0.5), at(0.5, MIXED), at(0.5, OWN), at_least=0.5)])]
 
 
 def frequencies(e):
     """Sinusoids of any frequency, common and rare in pretraining."""
-    x = np.geomspace(0.1, 10, 13)
+    x = np.array([0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 4, 5, 7, 10])
     out, ys = sweep(e, "frequency", {w: Sinusoid(frequency=float(w)) for w in x}, e.models)
     errors = {p: ((v - ys) ** 2).mean(2) for p, v in out.items() if p != "linear model"}
     density = e.classes["sinusoid"].density(x)
@@ -597,7 +648,9 @@ def frequencies(e):
         {(p, "sinusoids of frequency x"): v for p, v in errors.items()}, log="xy",
         backdrop=("density in pretraining", density), claims=[
             Claim("it fails at high frequencies, rare in pretraining", [
-                times(-1, at_least=10), times(0)], known_at_small=True),
+                times(-1, at_least=10), times(0),
+                *(m for i in (9, 11, 13) for m in distances(out, i, "sinusoid model", x))],
+                known_at_small=True),
             failure(f"frequency {x[-1]:.2g}", at(-1), at(-1, MIXED), at(-1, OWN), at_most=0.1)])]
 
 
@@ -624,9 +677,12 @@ def selection(e, *labels):
                                     e.size.prompts, e.n_points)
             a, b = (baselines.bayes(c)(xs, ys) for c in e.classes.values())
             p = baselines.class_probabilities(mixture)(xs, ys)[:, :, 1]
+            learner, s = noisy_learner(e, model)
+            noisy_labels = ys + s * e.stream("selection noise", label).standard_normal(ys.shape)
             step = (b - a)[:, 1:]  # (B, N - 1): from no example nothing can be told
             power = np.where((step**2).mean(0) > 0.05, (step**2).mean(0), np.nan)
-            for who, m in ((model, predict(xs, ys)), (posterior, (1 - p) * a + p * b)):
+            for who, m in ((model, predict(xs, ys)), (posterior, (1 - p) * a + p * b),
+                           (model.replace("model", "noisy learner"), learner(xs, noisy_labels))):
                 share = (m - a)[:, 1:] * step
                 w = share.mean(0) / power
                 # a ratio of means, as the mean of what each prompt adds to it to first order
@@ -680,10 +736,20 @@ def evaluate(e, out, job):
     return function(replace(e, models=models), *arguments)
 
 
+def with_noise(experiments, out, side_by_side):
+    """The experiments with the effective label noise of each of their models measured."""
+    jobs = [(evaluate, e, out, (noise_of, f"{m} model"))
+            for e in experiments for m in e.pretraining]
+    results = iter(side_by_side(jobs))
+    return [replace(e, noise={f"{m} model": next(results) for m in e.pretraining})
+            for e in experiments]
+
+
 def rehearse(e, out):
     """Evaluate untrained models on a handful of prompts before hours of training: icl.Refused,
     in one line that says where, if that cannot be done."""
     few = replace(e, size=replace(e.size, prompts=min(4, e.size.prompts)))
+    few, = with_noise([few], out, lambda jobs: [f(*arguments) for f, *arguments in jobs])
     for job in EVALUATION[e.name]:
         try:
             with warnings.catch_warnings():
@@ -703,8 +769,9 @@ STYLES = {  # predictor: colour, dashes, width
     "mixture model": ("#d55e00", "", 3), "dense model": ("#0072b2", "", 1.8),
     "linear model": ("#0072b2", "", 1.8), "sparse model": ("#009e73", "", 1.8),
     "sinusoid model": ("#009e73", "", 1.8), "least squares": ("#cc79a7", "8 3", 1.8),
-    "Lasso": ("#e69f00", "2 3", 2.2), MIXED: ("currentColor", "6 4", 1.6),
-    OWN: ("currentColor", "", 1.2), "true function": ("currentColor", "", 1.2)}
+    "Lasso": ("#cc79a7", "2 3", 2.2), MIXED: ("currentColor", "6 4", 1.6),
+    OWN: ("currentColor", "", 1.2), NOISY: ("#e69f00", "", 1.8),
+    "true function": ("currentColor", "", 1.2)}
 PALETTE = ["#0072b2", "#009e73", "#d55e00", "#cc79a7", "#e69f00"]  # for all other lines
 CSS = """svg{color:#1a1a1a;font:15px system-ui,sans-serif}.paper{fill:#fff}
 @media(prefers-color-scheme:dark){svg{color:#eee}.paper{fill:#16181c}}
@@ -759,9 +826,9 @@ def draw(f):
     several, colours = len({shown for _, shown in f.errors}) > 1, {}
     for predictor, shown in f.errors:
         y, margin = f.mean((predictor, shown)), f.margin((predictor, shown))
-        pair = predictor.replace("posterior", "model"), shown  # of one colour
-        colour = colours.setdefault(pair, PALETTE[len(colours) % 5])
-        style = colour, "7 3" if predictor.endswith("posterior") else "", 2
+        dashes = {"posterior": "7 3", "learner": "2 3"}.get(predictor.split()[-1], "")
+        trio = predictor if not dashes else f"{predictor.split()[0]} model"  # of one colour
+        style = colours.setdefault((trio, shown), PALETTE[len(colours) % 5]), dashes, 2
         colour, dashes, width = style if several else STYLES.get(predictor, style)
         pen = f'fill="none" stroke="{colour}" stroke-width="{width}" stroke-dasharray="{dashes}"'
         around = points([*px, *px[::-1]], [*to_y(y + margin), *to_y(y - margin)[::-1]])
@@ -884,10 +951,12 @@ def run(a):
         train_all(todo, a.processes)
     if waiting := [r.name for r in runs if not r.finished()]:
         return say(f"still to be trained before anything can be compared: {', '.join(waiting)}")
-    jobs = [(evaluate, e, a.out, job) for e in experiments for job in EVALUATION[e.name]]
     start = time.monotonic()
-    results = side_by_side(jobs, a.processes, lambda working: (
+    side = lambda jobs: side_by_side(jobs, a.processes, lambda working: (
         f"evaluating, job {max(working, default=0) + 1} of {len(jobs)}"))
+    experiments = with_noise(experiments, a.out, side)
+    jobs = [(evaluate, e, a.out, job) for e in experiments for job in EVALUATION[e.name]]
+    results = side(jobs)
     figures = [(job[1].name, f) for job, result in zip(jobs, results) for f in result]
     show(a, figures, runs, timedelta(seconds=round(time.monotonic() - start)))
 
