@@ -105,9 +105,9 @@ def _duality_gap(w, r, c, y2, alpha):
 
 
 def tune_lasso(function_class, rng, n_points, n_prompts=300, alphas=(0.03, 0.1, 0.3, 1.0, 3.0)):
-    """The Lasso's best alpha for each number of examples: (n_points,), chosen from `alphas`.
+    """The best of `alphas` for each number of examples, (n_points,), on the class itself.
 
-    They are chosen on prompts of the class that the Lasso will be judged on: a fair best case.
+    The Lasso thus gets the alphas that suit the class it is judged on: the best case for it.
     """
     xs, ys = sample_prompts(function_class, rng, n_prompts, n_points)
     errors = [((lasso(xs, ys, alpha) - ys) ** 2).mean(0) for alpha in alphas]  # (N,) each
@@ -204,15 +204,15 @@ def effective_noise(predictor, function_class, rng, n_points, n_prompts=1000,
                     grid=(0, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.25, 0.5, 1)):
     """Effective label noise: the s at which an ideal learner errs as much as the predictor.
 
-    The ideal learner is bayes(function_class, s). It reads labels y + s z, z standard normal and
-    drawn once; the predictor reads y. Both predict y, on the same prompts of function_class, the
-    predictor's own pretraining. s makes their mean errors equal, from 1 example on. The learner is
-    computed on the grid, with straight lines between (5 s for lines and sinusoids, 21 points).
+    The ideal learner is bayes(function_class, s). It reads labels y + s z, with z standard normal
+    and drawn once; the predictor reads y. Both predict y, on the same prompts of function_class,
+    the predictor's own pretraining. s makes their mean errors from 1 example on equal. The learner
+    is computed on the grid, with straight lines between: 6 s for lines and sinusoids at 21 points.
 
     Returns s, its 95% interval (low, high), and the learner's error at s at each of the n_points.
-    The interval is where the mean difference of errors, prompt by prompt, is within 1.96 standard
-    errors of zero. It covers the choice of prompts, not of a training seed. 0: as good as the
-    optimum; inf: worse than the grid's last learner; nan: too little data, one prompt or point.
+    In the interval, the mean difference of errors, prompt by prompt, is within 1.96 standard errors
+    of zero. It covers the choice of prompts, not of a training seed. 0: as good as the optimum;
+    inf: worse than the grid's last learner; nan: too little data, only one prompt or point.
 
     There is one such s: to add noise can tell the learner nothing new, so its expected error cannot
     fall as s grows. s says how large a model's errors are, not how they come about. On sinusoids,
@@ -226,5 +226,6 @@ def effective_noise(predictor, function_class, rng, n_points, n_prompts=1000,
         excess = (learner - (predictor(xs, ys) - ys) ** 2)[:, :, 1:].mean(2)  # (grid, B)
         mean, margin = excess.mean(1), 1.96 * excess.std(1, ddof=1) / np.sqrt(n_prompts)
         curves = np.maximum.accumulate([mean + margin, mean, mean - margin], axis=1)
-        low, value, high = (float(np.interp(0, c, grid, right=np.inf)) for c in curves)
+        # Just below zero, so that the optimum itself gets 0 even where a curve stays at zero.
+        low, value, high = (float(np.interp(-1e-12, c, grid, right=np.inf)) for c in curves)
     return value, (low, high), np.array([np.interp(value, grid, e) for e in learner.mean(1).T])
