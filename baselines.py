@@ -42,7 +42,8 @@ def lasso(xs, ys, alpha):
     xs, ys = np.float64(xs), np.float64(ys)
     B, N, d = xs.shape
     if np.shape(alpha) not in ((), (N,)) or not np.all(np.isfinite(alpha)) or np.min(alpha) <= 0:
-        raise ValueError(f"alpha must be positive, one number or {N} of them, not {alpha}")
+        wrong = np.asarray(alpha).tolist()
+        raise ValueError(f"alpha must be positive, one number or {N} of them, not {wrong}")
     alpha = np.broadcast_to(alpha, N)
     predictions, w = np.zeros((B, N)), np.zeros((d, B))  # B last: a coordinate of all is one row
     gram, moment, power = np.zeros((d, d, B)), np.zeros((d, B)), np.zeros(B)  # sums over examples
@@ -100,15 +101,12 @@ def _duality_gap(w, r, c, y2, alpha):
     """
     wc = (w * c).sum(0)
     e2 = np.maximum(y2 - wc - (w * r).sum(0), 0)  # |y - X w|^2 / n
-    s = np.minimum(1, alpha / np.maximum(np.abs(r).max(0), 1e-300))
+    s = alpha / np.maximum(np.abs(r).max(0), alpha)
     return (1 + s * s) / 2 * e2 + alpha * np.abs(w).sum(0) - s * (y2 - wc)
 
 
 def tune_lasso(function_class, rng, n_points, n_prompts=300, alphas=(0.03, 0.1, 0.3, 1.0, 3.0)):
-    """The best of `alphas` for each number of examples, (n_points,), on the class itself.
-
-    The Lasso thus gets the alphas that suit the class it is judged on: the best case for it.
-    """
+    """The best of `alphas` for each number of examples, (n_points,), on prompts of the class."""
     xs, ys = sample_prompts(function_class, rng, n_prompts, n_points)
     errors = [((lasso(xs, ys, alpha) - ys) ** 2).mean(0) for alpha in alphas]  # (N,) each
     return np.array(alphas)[np.argmin(errors, axis=0)]
@@ -211,8 +209,9 @@ def effective_noise(predictor, function_class, rng, n_points, n_prompts=1000,
 
     Returns s, its 95% interval (low, high), and the learner's error at s at each of the n_points.
     In the interval, the mean difference of errors, prompt by prompt, is within 1.96 standard errors
-    of zero. It covers the choice of prompts, not of a training seed. 0: as good as the optimum;
-    inf: worse than the grid's last learner; nan: too little data, only one prompt or point.
+    of zero. It covers the choice of prompts, not of a training seed. 0 is as good as the optimum;
+    inf is worse than the grid's last learner, whose errors are then returned; nan comes from too
+    little data, only one prompt or one point.
 
     There is one such s: to add noise can tell the learner nothing new, so its expected error cannot
     fall as s grows. s says how large a model's errors are, not how they come about. On sinusoids,

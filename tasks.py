@@ -4,7 +4,7 @@ A *function class* is a distribution over functions f: R^d -> R. In-context lear
 from examples (x_1, f(x_1)), (x_2, f(x_2)), ... that stand in the prompt, x ~ N(0, I). A transformer
 is trained on prompts whose functions come from a *pretraining mixture* of classes.
 
-Each class here does two things:
+Each class here has an input dimension, n_dims, and does two things; so does one of your own:
 
     sample(rng, batch_size) -> f     one random function per prompt: f(xs), (B, N, d) -> (B, N)
     hypotheses() -> list             the class as Bayesian linear regressions, each with its prior

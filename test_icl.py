@@ -529,7 +529,8 @@ def test_the_interval_of_the_farthest_of_ten_holds_for_all_ten_at_once():
 def experiment(name, models, size=train.SIZES["tiny"], prompts=500):
     """An experiment as if these predictors were its trained models."""
     e = train.make_experiment(name, replace(size, prompts=prompts))
-    return replace(e, models=models(e) if callable(models) else models)
+    models = models(e) if callable(models) else models
+    return replace(e, models=models, noise={f"{m} model": (0.0, (0, 0)) for m in e.pretraining})
 
 def test_the_selection_weight_of_a_perfect_learner_is_the_posterior_and_of_a_specialist_0_or_1():
     e = experiment("sparse", {})
