@@ -25,8 +25,10 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 import xml.dom.minidom
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from unittest import mock
 
@@ -491,6 +493,245 @@ def test_the_committed_models_load_and_predict_well():
         error = errors(lambda *prompt: icl.predict(params, config, *prompt), xs, ys)[:, -1].mean()
         note(f"{name} {error:.3f}")
         assert error < 0.1, name
+
+# ---------------------------------------------------------------------------------- the baselines
+
+def test_least_squares_is_numpys_lstsq_on_every_prefix():
+    xs, ys = sample_prompts(DenseLinear(4), rng(), 20, 9)
+    xs, ys = xs.astype(float), ys + rng(1).standard_normal(ys.shape)  # with noise: no w fits
+    predictions = baselines.least_squares(xs, ys)
+    for b in range(20):
+        for k in range(1, 9):
+            w = np.linalg.lstsq(xs[b, :k], ys[b, :k], rcond=None)[0]
+            assert np.isclose(predictions[b, k], xs[b, k] @ w, atol=1e-6)
+
+def lasso_weights(xs, ys, alpha):
+    """The Lasso's w after all examples, read off its predictions at the unit vectors: (B, d)."""
+    (B, k, d), unit = xs.shape, np.eye(xs.shape[2])
+    prompts = [np.concatenate([xs, np.tile(e, (B, 1, 1))], axis=1) for e in unit]
+    labels = np.tile(np.pad(ys, ((0, 0), (0, 1))), (d, 1))
+    return baselines.lasso(np.concatenate(prompts), labels, alpha)[:, k].reshape(d, B).T
+
+def test_lasso_meets_its_optimality_conditions_at_the_papers_dimension():
+    xs, ys = map(np.float64, sample_prompts(SparseLinear(20, 2), rng(), 6, 40))
+    ys += 0.1 * rng(1).standard_normal(ys.shape)
+    for alpha in (0.03, 0.3):
+        for k in (1, 10, 40):
+            w = lasso_weights(xs[:, :k], ys[:, :k], alpha)
+            residual = ys[:, :k] - np.einsum("bnd,bd->bn", xs[:, :k], w)
+            pull = np.einsum("bnd,bn->bd", xs[:, :k], residual) / k
+            zero = np.abs(w) < 1e-9
+            assert np.all(np.abs(pull)[zero] <= alpha + 1e-4)  # |X^T e| / n <= alpha
+            assert np.allclose(pull[~zero], alpha * np.sign(w[~zero]), atol=1e-4)
+
+def test_lasso_gives_all_the_weight_to_the_slightly_larger_of_two_inputs():
+    for larger in (1.01, 1.0001):  # plain sweeps would take some 10,000 to get there
+        w = lasso_weights(np.array([[[1, larger]]]), np.array([[2.0]]), 0.03)
+        assert np.allclose(w, [0, (2 * larger - 0.03) / larger**2], atol=1e-4), w
+
+def test_lasso_of_orthogonal_inputs_is_soft_thresholding():
+    xs, ys = 2.0 * np.eye(4)[None], np.array([[4.0, -1.0, 0.2, 0.0]])
+    w = lasso_weights(xs, ys, 0.25)  # G = I, X^T y / n = y / 2
+    assert np.allclose(w, np.sign(ys) * np.maximum(np.abs(ys / 2) - 0.25, 0), atol=1e-6)
+
+def test_lasso_predicts_the_same_in_any_unit_of_the_inputs():
+    xs, ys = sample_prompts(SparseLinear(4, 1), rng(), 50, 7)
+    at_home = baselines.lasso(xs, ys, 0.1)
+    for unit in (1e-6, 1e-3, 1e3):
+        assert np.allclose(baselines.lasso(unit * xs, ys, 0.1 * unit), at_home, atol=1e-5)
+
+def test_lasso_takes_an_alpha_for_each_number_of_examples():
+    xs, ys = sample_prompts(SparseLinear(5, 1), rng(), 30, 8)
+    alphas = np.geomspace(0.03, 1, 8)
+    each = baselines.lasso(xs, ys, alphas)
+    for k in (2, 5, 7):
+        assert np.allclose(each[:, k], baselines.lasso(xs, ys, alphas[k])[:, k], atol=1e-5)
+    for bad in (-1.0, 0.0, math.nan, math.inf, alphas[:7], -alphas):
+        raises(ValueError, lambda: baselines.lasso(xs, ys, bad), "alpha", "8 of them")
+
+def test_lasso_is_tuned_to_the_best_of_its_alphas():
+    alphas = baselines.tune_lasso(SparseLinear(5, 1), rng(), 9, alphas=(0.03, 3.0))
+    assert np.all(alphas[2:] == 0.03)  # 3 shrinks nearly all weights to zero
+    xs, ys = sample_prompts(DenseLinear(5), rng(), 40, 9)
+    grid = (0.03, 0.1, 0.3, 1.0, 3.0)
+    means = [errors(lambda xs, ys: baselines.lasso(xs, ys, a), xs, ys).mean(0) for a in grid]
+    tuned = baselines.tune_lasso(DenseLinear(5), rng(), 9, 40)
+    assert np.array_equal(tuned, np.array(grid)[np.argmin(means, axis=0)])
+
+def test_bayes_of_the_dense_class_is_least_squares():
+    xs, ys = sample_prompts(DenseLinear(4), rng(), 200, 10)
+    a, b = baselines.bayes(DenseLinear(4))(xs, ys), baselines.least_squares(xs, ys)
+    # but for the few X that are nearly singular beside the noise floor
+    agree = np.abs(a - b) < 1e-3
+    assert agree.mean() > 0.98 and agree[:, 6:].all()
+
+def brute_force(hypotheses, xs, ys, noise):
+    """Posterior mean by one Gaussian solve per hypothesis, prefix and prompt.
+
+    hypotheses: (prior, features of x (N, d) -> (N, F)) pairs with unit prior covariance.
+    """
+    predictions = np.zeros(ys.shape)
+    for b in range(len(xs)):
+        for k in range(ys.shape[1]):
+            scores, means = [], []
+            for prior, features in hypotheses:
+                phi, y = features(xs[b, :k + 1]), ys[b, :k]
+                K = phi @ phi.T
+                S = K[:k, :k] + noise * np.eye(k)
+                means.append(K[k, :k] @ np.linalg.solve(S, y))
+                misfit = y @ np.linalg.solve(S, y) + np.linalg.slogdet(S)[1]
+                scores.append(math.log(prior) - misfit / 2)
+            weights = np.exp(np.array(scores) - max(scores))
+            predictions[b, k] = weights @ means / weights.sum()
+    return predictions
+
+def sparse_hypotheses(d, nnz, share=1.0):
+    supports = list(combinations(range(d), nnz))
+    return [(share / len(supports), lambda x, s=s: x[:, s] / math.sqrt(nnz)) for s in supports]
+
+def test_bayes_of_the_sparse_class_is_brute_force_over_supports():
+    xs, ys = map(np.float64, sample_prompts(SparseLinear(5, 2), rng(), 12, 7))
+    ours = baselines.bayes(SparseLinear(5, 2))(xs, ys)
+    assert np.allclose(ours, brute_force(sparse_hypotheses(5, 2), xs, ys, 1e-10), atol=1e-4)
+
+def test_bayes_of_a_mixture_is_brute_force_over_the_union():
+    mixture = Mixture((DenseLinear(4), SparseLinear(4, 1)), (0.3, 0.7))
+    xs, ys = map(np.float64, sample_prompts(mixture, rng(), 20, 6))
+    union = [(0.3, lambda x: x / 2)] + sparse_hypotheses(4, 1, 0.7)
+    ours = baselines.bayes(mixture)(xs, ys)
+    assert np.allclose(ours, brute_force(union, xs, ys, 1e-10), atol=1e-4)
+
+def test_bayes_of_a_combination_is_brute_force_over_the_pairs():
+    c = ConvexCombination(DenseLinear(3), SparseLinear(3, 1), 0.4)
+    xs, ys = map(np.float64, sample_prompts(c, rng(), 12, 7))
+    pairs = [(p, lambda x, f=f: np.concatenate([0.4 * x / math.sqrt(3), 0.6 * f(x)], axis=1))
+             for p, f in sparse_hypotheses(3, 1)]
+    assert np.allclose(baselines.bayes(c)(xs, ys), brute_force(pairs, xs, ys, 0.52e-10), atol=1e-4)
+
+def test_bayes_finds_a_frequency_that_pretraining_all_but_never_shows():
+    xs, ys = sample_prompts(Sinusoid(frequency=8.0), rng(), 300, 21)
+    assert errors(baselines.bayes(Mixture((LINE, WAVE))), xs, ys)[:, -1].mean() < 0.01
+
+def test_no_predictor_beats_bayes_on_its_own_class_beyond_noise():
+    for c in (DenseLinear(4), SparseLinear(4, 1), CLASSES[5]):
+        xs, ys = sample_prompts(c, rng(), 2000, 9)
+        optimum = errors(baselines.bayes(c), xs, ys)
+        others = [baselines.least_squares, lambda xs, ys: baselines.lasso(xs, ys, 0.05),
+                  baselines.bayes(DenseLinear(4)), baselines.bayes(SparseLinear(4, 1)),
+                  baselines.bayes(SparseLinear(4, 2)), lambda xs, ys: 0 * ys]
+        for other in others:
+            gain = optimum - errors(other, xs, ys)
+            assert np.all(gain.mean(0) < 4 * gain.std(0) / math.sqrt(2000) + 1e-4), c
+    for c in (WAVE, Mixture((LINE, WAVE)), ConvexCombination(LINE, WAVE, 0.5)):
+        xs, ys = sample_prompts(c, rng(), 1000, 12)
+        optimum = errors(baselines.bayes(c), xs, ys)
+        for other in (baselines.least_squares, baselines.bayes(LINE), baselines.bayes(WAVE)):
+            gain = optimum - errors(other, xs, ys)
+            assert np.all(gain.mean(0) < 4 * gain.std(0) / math.sqrt(1000) + 1e-3), c
+
+def test_class_probabilities_start_at_the_weights_and_find_the_class():
+    classes = (DenseLinear(4), SparseLinear(4, 1))
+    mixture = Mixture(classes, (0.3, 0.7))
+    for i, c in enumerate(classes):
+        p = baselines.class_probabilities(mixture)(*sample_prompts(c, rng(), 200, 8))
+        assert np.allclose(p.sum(2), 1) and np.allclose(p[:, 0], [0.3, 0.7])
+        assert p[:, -1, i].mean() > 0.999
+
+def test_bayes_that_believes_in_label_noise_is_ridge_regression_on_dense_functions():
+    xs, ys = map(np.float64, sample_prompts(DenseLinear(4), rng(), 20, 7))
+    ys += rng(1).standard_normal(ys.shape) / 2
+    predictions = baselines.bayes(DenseLinear(4), 0.3)(xs, ys)
+    for k in range(1, 7):
+        X, y = xs[:, :k], ys[:, :k, None]  # penalty: 0.3^2 over the prior variance 1/4
+        w = np.linalg.solve(X.swapaxes(1, 2) @ X + 0.36 * np.eye(4), X.swapaxes(1, 2) @ y)
+        assert np.allclose(predictions[:, k], (xs[:, k, None] @ w)[:, 0, 0], atol=1e-6)
+
+def test_bayes_that_believes_in_label_noise_is_brute_force_on_sparse_mixed_and_wavy_functions():
+    mixture = Mixture((DenseLinear(4), SparseLinear(4, 1)), (0.3, 0.7))
+    union = [(0.3, lambda x: x / 2)] + sparse_hypotheses(4, 1, 0.7)
+    waves = WAVE.hypotheses()[0]  # its own noise, of a few times 0.01^2, adds up with the labels'
+    wavy = [(p, lambda x, i=i: waves.features(x)[:, i].T) for i, p in enumerate(waves.prior)
+            if p > 1e-12]
+    for c, hypotheses, floor in ((SparseLinear(5, 2), sparse_hypotheses(5, 2), 0),
+                                 (mixture, union, 0), (WAVE, wavy, waves.noise)):
+        for s in (0.02, 0.3):
+            xs, ys = map(np.float64, sample_prompts(c, rng(), 4, 6))
+            ys += s * rng(1).standard_normal(ys.shape)
+            ours, theirs = baselines.bayes(c, s)(xs, ys), brute_force(hypotheses, xs, ys,
+                                                                     floor + s * s)
+            assert np.allclose(ours, theirs, atol=1e-6), (c, s)
+
+def test_an_impossible_label_noise_is_refused_by_name():
+    for s in (-0.1, math.nan, math.inf, -math.inf, 1e200):  # 1e200 squared is infinite
+        for f in (baselines.bayes, baselines.class_probabilities):
+            raises(ValueError, lambda: f(Mixture((LINE, WAVE)), s), "label_noise", f"not {s}")
+
+def test_predictions_are_finite_in_any_unit():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for c in (CLASSES[1], CLASSES[5], CLASSES[6], DenseLinear(20)):
+            xs, ys = sample_prompts(c, rng(), 20, 12)
+            predictors = [baselines.bayes(c), baselines.bayes(c, 0.05), baselines.least_squares]
+            if isinstance(c, Mixture):
+                predictors.append(baselines.class_probabilities(c))
+            for unit in np.float32([1e-30, 1e-15, 1e-6, 1e6, 1e15, 1e30]):
+                for prompts in ((unit * xs, ys), (xs, unit * ys), (unit * xs, unit * ys)):
+                    assert all(np.isfinite(p(*prompts)).all() for p in predictors), (c, unit)
+                    lasso = baselines.lasso(*(a[:3, :5] for a in prompts), 0.1 * unit)
+                    assert np.isfinite(lasso).all(), (c, unit)
+
+def test_every_baseline_is_causal():
+    xs, ys = sample_prompts(DenseLinear(4), rng(), 5, 7)
+    x2, y2 = xs.copy(), ys.copy()
+    x2[:, 4:] += 1
+    y2[:, 3:] += 1
+    for p in (baselines.least_squares, lambda xs, ys: baselines.lasso(xs, ys, 0.1),
+              *(baselines.bayes(c, s) for c in CLASSES if c.n_dims == 4 for s in (0, 0.1))):
+        assert np.allclose(p(xs, ys)[:, :4], p(x2, y2)[:, :4])
+
+# ------------------------------------------------------------------------- effective label noise
+
+def noisy_learner(c, s, seed=99):
+    """The ideal learner as a predictor, which reads labels with noise that it draws itself."""
+    return lambda xs, ys: baselines.bayes(c, s)(xs, ys + s * rng(seed).standard_normal(ys.shape))
+
+def test_effective_noise_of_a_noisy_learner_is_its_noise():
+    dense, sparse = DenseLinear(8), SparseLinear(8, 1)
+    linear = [(c, 11, 1000, s) for c in (dense, sparse, Mixture((dense, sparse)))
+              for s in (0.01, 0.05, 0.2, 0.5)]
+    missed = []
+    for c, n_points, n_prompts, s in linear + [(Mixture((LINE, WAVE)), 21, 150, s)
+                                               for s in (0.01, 0.05, 0.2, 0.5)]:
+        value, (low, high), curve = baselines.effective_noise(
+            noisy_learner(c, s), c, rng(), n_points, n_prompts)
+        assert low <= value <= high and curve.shape == (n_points,)
+        assert c.n_dims == 1 or abs(value / s - 1) < 0.5, (c, s, value)
+        if not low <= s <= high:
+            missed.append((c, s, low, high))
+    assert len(missed) <= 1, missed  # 95% of intervals hold s
+
+def test_effective_noise_interval_holds_in_95_of_100_samples():
+    c, s = DenseLinear(3), 0.15
+    grid = (0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.6)
+    hits = 0
+    for seed in range(100):
+        _, (low, high), _ = baselines.effective_noise(noisy_learner(c, s, 1000 + seed), c,
+                                                      rng(seed), 6, 300, grid)
+        hits += low <= s <= high
+    assert 89 <= hits <= 99, hits
+
+def test_effective_noise_of_the_optimum_is_zero_and_of_a_useless_predictor_beyond_the_grid():
+    for c, n_prompts in ((DenseLinear(8), 1000), (WAVE, 60)):
+        value, (low, high), curve = baselines.effective_noise(baselines.bayes(c), c, rng(), 11,
+                                                              n_prompts)
+        xs, ys = sample_prompts(c, rng(), n_prompts, 11)
+        assert value == low == 0 and np.allclose(curve, errors(baselines.bayes(c), xs, ys).mean(0))
+    value, interval, _ = baselines.effective_noise(baselines.least_squares, DenseLinear(8), rng(),
+                                                   11)
+    assert value <= interval[1] <= 0.002
+    value, interval, curve = baselines.effective_noise(lambda xs, ys: 0 * ys, DenseLinear(4),
+                                                       rng(), 9, 300)
+    assert value == interval[0] == interval[1] == math.inf and np.isfinite(curve).all()
 
 # ------------------------------------------------------------------- what a claim is made of
 
