@@ -2,21 +2,21 @@
 
 A prompt x_1, f(x_1), x_2, f(x_2), ..., x_N is a sequence of vectors. The transformer reads it from
 left to right, and at every x_k it predicts f(x_k), having seen the examples 1..k-1 only. This file
-is all of it: operations, model, training step, optimisers, checkpoints.
+holds its operations, the model, one training step, optimisers and checkpoints.
 
 An operation returns its output and a function: y, backward = layernorm(x, gain, bias). Given dy,
 the gradient of the loss with respect to y, backward(dy) returns the gradients with respect to the
-inputs, in their order. The model's backward is its forward, read in reverse; the gradient of a
-tensor called `fc` is called `dfc`.
+inputs, in their order; where parameters have names, it leaves theirs in a dict `grads` instead. The
+model's backward is its forward, read in reverse. The gradient of a tensor `fc` is called `dfc`.
 
-Shapes: B prompts, N points, T = 2N - 1 tokens, M = B T rows, C channels, H heads, D = C / H, d dims
+Shapes: B prompts, N points, T = 2N - 1 tokens, M = BT rows, C channels, H heads, D = C / H, d dims.
 """
 import io
 import json
 import math
 import os
 import secrets
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -44,16 +44,16 @@ class Config:
             raise ValueError(f"n_embd ({self.n_embd}) must be a multiple of n_head ({self.n_head})")
 
     def shapes(self):
-        """Names and shapes of all parameters: GPT-2's, between Garg et al.'s read_in, read_out."""
+        """Name -> shape of each parameter: GPT-2's names, and Garg et al.'s read_in, read_out."""
         C = self.n_embd
         layers = {"read_in": (self.n_dims, C), "ln_f": (C,), "read_out": (C, 1)}
         for i in range(self.n_layer):
             layers |= {f"h.{i}.ln_1": (C,), f"h.{i}.attn.c_attn": (C, 3 * C),
                        f"h.{i}.attn.c_proj": (C, C), f"h.{i}.ln_2": (C,),
                        f"h.{i}.mlp.c_fc": (C, 4 * C), f"h.{i}.mlp.c_proj": (4 * C, C)}
-        shapes = {"wpe.weight": (2 * self.n_points, C)}  # of positions; the last is never read
+        shapes = {"wpe.weight": (2 * self.n_points, C)}  # positions; the last one is never read
         for name, shape in layers.items():
-            shapes[f"{name}.weight"], shapes[f"{name}.bias"] = shape, shape[-1:]
+            shapes[f"{name}.weight"], shapes[f"{name}.bias"] = shape, shape[-1:]  # (outputs,)
         return shapes
 
 
@@ -70,7 +70,7 @@ def linear(x, weight, bias):
 
 
 def column_sums(x):
-    return np.ones(len(x), x.dtype) @ x  # a product of matrices: 4 times as fast as x.sum(0)
+    return np.ones(len(x), x.dtype) @ x  # the BLAS does it 4 times as fast as x.sum(0)
 
 
 def layernorm(x, gain, bias, eps=1e-5):
@@ -81,7 +81,7 @@ def layernorm(x, gain, bias, eps=1e-5):
     Source: Ba, Kiros, Hinton 2016, arXiv 1607.06450, section 3.
     """
     C = x.shape[1]
-    mean = lambda a: (a @ np.full(C, 1 / C, a.dtype))[:, None]  # (M, 1), as a product, too
+    mean = lambda a: (a @ np.full(C, 1 / C, a.dtype))[:, None]  # (M, 1), by the BLAS, too
     n = x - mean(x)
     rstd = 1 / np.sqrt(mean(n * n) + eps)  # (M, 1)
     n *= rstd
@@ -127,19 +127,19 @@ def gelu(x):
 def attention(qkv, n_head):
     """Causal multi-head attention: qkv (B, T, 3C) -> y (B, T, C), heads side by side.
 
-    Each head: y_i = sum over j <= i of p_ji v_j, where p_i is the softmax over the keys j of
-    s_ji = k_j . q_i / sqrt(D). The softmax's backward: ds_ji = p_ji (dp_ji - sum_l p_li dp_li),
-    and as dp_li = v_l . dy_i, that sum is y_i . dy_i.
+    Each head: y_i = sum over j <= i of p_ji v_j, where p_ji is the softmax over the keys j of
+    s_ji = k_j . q_i / sqrt(D): a row a key, a column a query. The softmax's backward:
+    ds_ji = p_ji (dp_ji - sum_l p_li dp_li), and as dp_li = v_l . dy_i, that sum is y_i . dy_i.
     Source: Vaswani et al. 2017, arXiv 1706.03762, section 3.2.
     """
     B, T, C = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
     split = lambda a: a.reshape(B, T, -1, n_head, C // n_head).transpose(2, 0, 3, 1, 4)
     q, k, v = split(qkv)  # (B, H, T, D) each
     q = q * (C // n_head) ** -0.5
-    # Keys come first in memory, so that the softmax over them runs along long rows: 9% of a step.
+    # Keys come first in memory: to sum over them is to add long rows. It saves 9% of a step.
     p = np.empty((T, B, n_head, T), qkv.dtype).transpose(1, 2, 0, 3)  # (B, H, keys, queries)
     np.matmul(k, q.swapaxes(2, 3), out=p)  # s
-    p += np.tril(np.full((T, T), -np.inf, qkv.dtype), -1)  # no query looks at a later key
+    p += np.tril(np.full((T, T), -np.inf, qkv.dtype), -1)  # forbids keys j > i, below the diagonal
     p -= p.max(axis=2, keepdims=True)
     np.exp(p, out=p)
     p /= p.sum(axis=2, keepdims=True)
@@ -147,8 +147,8 @@ def attention(qkv, n_head):
 
     def backward(dy):
         dqkv = np.empty_like(qkv)
-        dq, dk, dv = split(dqkv)  # views
-        dy = split(dy)[0]  # (B, H, T, D)
+        dq, dk, dv = split(dqkv)  # views: what is written to them is written to dqkv
+        dy = split(dy)[0]  # (B, H, T, D), the one part that it has
         np.matmul(p, dy, out=dv)
         ds = np.matmul(v, dy.swapaxes(2, 3), out=np.empty_like(p))  # dp
         ds -= np.einsum("bhtd,bhtd->bht", y, dy)[:, :, None]
@@ -165,9 +165,9 @@ def attention(qkv, n_head):
 def init_params(config, rng):
     """Fresh parameters: a dict of named float32 arrays, with config.shapes() for names and shapes.
 
-    Weights are normal with standard deviation 1/sqrt(fan-in), with which narrow models learn far
-    faster than with GPT-2's 0.02; projections into the residual stream have it divided by
-    sqrt(2 n_layer) as in GPT-2; positions have 0.5. Gains start at one, biases at zero.
+    Weights are normal with standard deviation 1/sqrt(fan-in): narrow models then learn far faster
+    than with GPT-2's 0.02. For the two projections of a block that are added to x, it is divided by
+    sqrt(2 n_layer) as in GPT-2; for positions, it is 0.5. Gains start at one, biases at zero.
     """
     params = {}
     for name, shape in config.shapes().items():
@@ -218,7 +218,7 @@ def block(x, params, name, config, stride=1):
     qkv, c_attn_backward = named(linear, n1, params, f"{name}.attn.c_attn")  # (M, 3C)
     heads, attention_backward = attention(qkv.reshape(B, T, 3 * C), config.n_head)  # (B, T, C)
     attn, attn_c_proj_backward = named(linear, heads.reshape(-1, C), params, f"{name}.attn.c_proj")
-    h = (x + attn.reshape(B, T, C))[:, ::stride].reshape(-1, C)  # (M / stride, C) from here on
+    h = (x + attn.reshape(B, T, C))[:, ::stride].reshape(-1, C)  # from here on, M is B N if strided
     n2, ln_2_backward = named(layernorm, h, params, f"{name}.ln_2")
     fc, c_fc_backward = named(linear, n2, params, f"{name}.mlp.c_fc")  # (M, 4C)
     act, gelu_backward = gelu(fc)
@@ -249,7 +249,7 @@ def transformer(params, config, xs, ys):
     x = x.reshape(B, T, C) + params["wpe.weight"][:T]
     block_backwards = []
     for i in range(config.n_layer):
-        stride = 2 if i == config.n_layer - 1 else 1
+        stride = 2 if i == config.n_layer - 1 else 1  # after the last one, x tokens alone are read
         x, block_backward = block(x, params, f"h.{i}", config, stride)
         block_backwards.append(block_backward)
     n, ln_f_backward = named(layernorm, x.reshape(-1, C), params, "ln_f")  # (B N, C)
@@ -281,7 +281,7 @@ def chunks(xs, *others):
 def check_prompts(xs, ys, n_dims=None, n_points=None):
     """ValueError, naming what is wrong, unless xs (B, N, d) and ys (B, N) are prompts.
 
-    Given n_dims, d must be it; given n_points, N must not exceed it. B and N are at least 1.
+    Given n_dims, d must equal it; given n_points, N must not exceed it. B and N are at least 1.
     """
     for name, a in (("xs", xs), ("ys", ys)):
         if not isinstance(a, np.ndarray) or a.dtype not in (np.float32, np.float64):
@@ -299,8 +299,8 @@ def check_prompts(xs, ys, n_dims=None, n_points=None):
 def predict(params, config, xs, ys):
     """Predictions (B, N) of f(x_k), each from x_k and the examples before it.
 
-    xs (B, N, d), ys (B, N), with N up to config.n_points. So ys[:, -1] has no influence: where it
-    is what you want to know, any finite number will do. Raises ValueError as check_prompts does.
+    So ys[:, -1] has no influence: where it is what you want to know, any finite number will do.
+    xs (B, N, d), ys (B, N), N up to config.n_points. Raises ValueError as check_prompts does.
     """
     check_prompts(xs, ys, config.n_dims, config.n_points)
     return np.concatenate([transformer(params, config, *chunk)[0] for chunk in chunks(xs, ys)])
@@ -315,7 +315,7 @@ def loss_and_grads(params, config, xs, ys, weights=None):
     weights = np.ones_like(ys) if weights is None else weights
     if np.shape(weights) != ys.shape:
         raise ValueError(f"weights must have shape {ys.shape} like ys, not {np.shape(weights)}")
-    np.empty(31 << 20, np.uint8)  # freed at once: glibc then keeps freed memory for the next use
+    np.empty(31 << 20, np.uint8)  # having freed so much, glibc keeps what is freed: 10% at tiny
     loss, grads = 0.0, {name: np.zeros_like(p) for name, p in params.items()}
     for xs_part, ys_part, weights_part in chunks(xs, ys, weights):
         predictions, backward = transformer(params, config, xs_part, ys_part)
@@ -331,8 +331,8 @@ def loss_weights(xs, ys):
     """Weights (B, N) for the loss: one over a forecast of f(x_k)^2, from x_k and the earlier y's.
 
     w_k = 1 / (v_k q_k),  v_k = (1 + sum_{i<k} y_i^2) / k,  q_k = (1 + |x_k|^2) / (1 + d).
-    Without them, the few prompts of large values rule the gradient. As w_k sees nothing of y_k or
-    later, the posterior mean still has the least loss.
+    Without them, the few prompts of large values dominate the gradient. As w_k sees nothing of y_k
+    or later, the posterior mean still has the least loss.
     """
     B, N, d = xs.shape
     before = np.concatenate([np.zeros_like(ys[:, :1]), np.cumsum(ys[:, :-1] ** 2, axis=1)], axis=1)
@@ -382,47 +382,41 @@ class Adam:
 
 
 class Muon(Adam):
-    """Muon for the blocks' matrices, Adam for the rest: momentum with its singular values made one.
+    """Muon for the blocks' matrices, Adam for the rest.
 
-    M = b M + g,  p -= lr sqrt(max(1, columns / rows)) U V^T,  where g + b M = U S V^T.
+    A matrix's step is its momentum with all singular values set to about one:
+    m = b m + g,  p -= lr sqrt(max(1, columns / rows)) U V^T,  where g + b m = U S V^T.
     Source: Jordan 2024, https://kellerjordan.github.io/posts/muon/
     """
     def __init__(self, params, lr, matrix_lr, momentum=0.9, **adam):
-        matrices = [name for name, p in params.items() if name.startswith("h.") and p.ndim == 2]
+        matrices = {n: p for n, p in params.items() if n.startswith("h.") and p.ndim == 2}
         super().__init__({n: p for n, p in params.items() if n not in matrices}, lr, **adam)
-        self.matrix_lr, self.momentum = matrix_lr, momentum
-        self.stacks = {}  # shape: the names of all matrices of that shape
-        for name in matrices:
-            self.stacks.setdefault(params[name].shape, []).append(name)
-        for shape, names in self.stacks.items():
-            self.state[f"m.{shape}"] = np.zeros((len(names), *shape), np.float32)
+        self.matrix_lr, self.momentum, self.matrices = matrix_lr, momentum, list(matrices)
+        self.state |= {f"m.{name}": np.zeros_like(p) for name, p in matrices.items()}
 
     def update(self, params, grads):
         """One step, in place, as Adam.update."""
         scale = super().update(params, grads)
-        for (rows, columns), names in self.stacks.items():
-            m = self.state[f"m.{(rows, columns)}"]  # (L, rows, columns)
-            g = np.stack([grads[name] for name in names]) * scale
+        for name in self.matrices:
+            p, m, g = params[name], self.state[f"m.{name}"], grads[name] * scale
             m *= self.momentum
             m += g
-            steps = orthogonalise(g + self.momentum * m)
-            steps *= self.matrix_lr * math.sqrt(max(1, columns / rows))
-            for name, step in zip(names, steps):
-                params[name] -= step
+            lr = self.matrix_lr * math.sqrt(max(1, p.shape[1] / p.shape[0]))
+            p -= lr * orthogonalise(g + self.momentum * m)
         return scale
 
 
 def orthogonalise(x):
-    """Each matrix U S V^T of x (L, rows, columns) with its singular values S made about one.
+    """A matrix U S V^T with its singular values, the diagonal of S, set to about one (0.7 to 1.2).
 
-    Five Newton-Schulz steps X <- P X with P = a + b A + c A A, A = X X^T. As P is symmetric, the
-    next A is P A P: the small square matrices alone are iterated, and the product of the five P's
-    multiplies X once, at the end.
+    Five Newton-Schulz steps X' = P X with P = a + b A + c A A, A = X X^T. As P is symmetric,
+    A' = X' X'^T = P A P. So the square matrices alone are iterated, of the smaller side, and the
+    product of the five P's multiplies X once, at the end. The numbers a, b, c are Jordan's.
     """
-    if x.shape[1] > x.shape[2]:
-        return orthogonalise(x.swapaxes(1, 2)).swapaxes(1, 2)
-    x = x / (np.linalg.norm(x, axis=(1, 2), keepdims=True) + 1e-7)
-    A, one = x @ x.swapaxes(1, 2), np.eye(x.shape[1], dtype=x.dtype)  # (L, rows, rows)
+    if x.shape[0] > x.shape[1]:
+        return orthogonalise(x.T).T
+    x = x / (np.linalg.norm(x) + 1e-7)
+    A, one = x @ x.T, np.eye(len(x), dtype=x.dtype)
     polynomial = lambda A: 3.4445 * one - 4.7750 * A + 2.0315 * (A @ A)
     product = P = polynomial(A)
     for _ in range(4):
@@ -450,9 +444,10 @@ def replacing(path):
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as e:  # a full disk, say, does not name the file
-        raise OSError(e.errno, e.strerror, str(path)) from e
+        raise OSError(e.errno, e.strerror or str(e), str(path)) from e
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def save_checkpoint(path, params, config, optimizer=None, **extra):
@@ -464,7 +459,7 @@ def save_checkpoint(path, params, config, optimizer=None, **extra):
     if optimizer is not None:
         arrays |= {f"optimizer/{name}": a for name, a in optimizer.state.items()}
     header = json.dumps({"format": 1, "config": asdict(config), "extra": extra})
-    packed = io.BytesIO()  # so that a full disk breaks into nothing but the write
+    packed = io.BytesIO()  # in memory, so that only the write can meet a full disk
     np.savez(packed, header=np.array(header), **arrays)
     _unpack(packed, optimizer)
     with replacing(path) as file:
@@ -497,13 +492,13 @@ def _unpack(file, optimizer):
     file.seek(0)
     npz = np.load(file, allow_pickle=False)
     if sum(member.file_size for member in npz.zip.infolist()) > size:
-        raise ValueError("it unpacks to more than it weighs")
+        raise ValueError("it unpacks to more than it weighs")  # as a zip bomb does
     header = json.loads(str(npz["header"]))
     json.dumps(header, allow_nan=False)  # an error where a number is not finite
     if header["format"] != 1 or type(header["extra"]) is not dict:
         raise ValueError("its header is not this program's")
     config = Config(**header["config"])
-    if len(npz.files) < 12 * config.n_layer:
+    if len(npz.files) < 12 * config.n_layer:  # before a billion names are made
         raise ValueError(f"it has {len(npz.files)} arrays, too few for {config.n_layer} layers")
     shapes = {f"params/{name}": shape for name, shape in config.shapes().items()}
     if optimizer is not None:

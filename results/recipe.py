@@ -39,18 +39,17 @@ class NorMuon(icl.Muon):
     """
     def __init__(self, params, lr, matrix_lr, **more):
         super().__init__(params, lr, matrix_lr, **more)
-        for shape, names in self.stacks.items():
-            self.state[f"v.{shape}"] = np.zeros((len(names), 1, shape[1]), np.float32)
+        self.state |= {f"v.{n}": np.zeros_like(params[n][:1]) for n in self.matrices}
 
     def update(self, params, grads):
-        plain = icl.orthogonalise
+        plain, names = icl.orthogonalise, iter(self.matrices)
 
         def orthogonalise(x):
-            r, (rows, columns) = plain(x), x.shape[1:]
-            v = self.state[f"v.{(rows, columns)}"]
-            v += 0.05 * (np.mean(r * r, axis=1, keepdims=True) - v)
-            step, size = r / np.sqrt(v + 1e-12), lambda a: np.linalg.norm(a, axis=(1, 2))
-            step *= (size(r) / (size(step) + 1e-12))[:, None, None]
+            v, (rows, columns) = self.state[f"v.{next(names)}"], x.shape
+            r = plain(x) if rows <= columns else plain(x.T).T
+            v += 0.05 * (np.mean(r * r, axis=0) - v)
+            step = r / np.sqrt(v + 1e-12)
+            step *= np.linalg.norm(r) / (np.linalg.norm(step) + 1e-12)
             return step * math.sqrt(max(1, rows / columns) / max(1, columns / rows))
 
         with mock.patch.object(icl, "orthogonalise", orthogonalise):
