@@ -272,9 +272,9 @@ def transformer(params, config, xs, ys):
 # ---------------------------------------------------------------------------------- training
 
 def chunks(xs, *others):
-    """The batch in parts of about 400 tokens: what one part computes with stays in the cache."""
+    """The batch in parts of about 600 tokens: what one part computes with stays in the cache."""
     tokens = len(xs) * (2 * xs.shape[1] - 1)
-    n = min(len(xs), math.ceil(tokens / 400))
+    n = min(len(xs), math.ceil(tokens / 600))
     return zip(*(np.array_split(a, n) for a in (xs, *others)))
 
 
