@@ -214,7 +214,7 @@ def test_mask_changing_an_example_changes_no_prediction_before_it():
 def test_interleave_lays_a_prompt_out_as_tokens_and_chunks_split_a_batch_in_order():
     xs, ys = np.array([[[1.0, 2], [3, 4], [5, 6]]]), np.array([[7.0, 8, 9]])
     assert np.array_equal(icl.interleave(xs, ys), [[[1, 2], [7, 0], [3, 4], [8, 0], [5, 6]]])
-    for B, N, expected in ((51, 5, 2), (1, 500, 1), (3, 500, 3), (64, 41, 13)):
+    for B, N, expected in ((67, 5, 2), (1, 500, 1), (3, 500, 3), (64, 41, 9)):
         numbers = np.arange(B * N).reshape(B, N)
         parts = list(icl.chunks(numbers[..., None], numbers))
         assert len(parts) == expected and all(len(part[0]) == len(part[1]) for part in parts)
@@ -231,15 +231,15 @@ def test_wrong_arrays_and_configs_are_refused_by_name_and_what_was_wrong():
     predictors = [lambda *p: icl.predict(params, config, *p), baselines.bayes(DenseLinear(3)),
                   lambda *p: icl.loss_and_grads(params, config, *p),
                   lambda *p: baselines.lasso(*p, 0.1), baselines.least_squares]
-    cases = [(xs[0], ys, "xs must be (B, N", "(5, 3)"), (xs, ys[:, :3], "ys (B, N)", "(51, 3)"),
+    cases = [(xs[0], ys, "xs must be (B, N", "(5, 3)"), (xs, ys[:, :3], "ys (B, N)", "(67, 3)"),
              (xs.astype("int64"), ys, "xs", "int64"), (xs.tolist(), ys, "xs", "list"),
              (xs, ys - math.inf, "ys", "finite", "inf"), (xs * math.nan, ys, "xs", "nan"),
-             (xs[:0], ys[:0], "xs", "(0, 5, 3)"), (xs[:, :, :2], ys, "(B, N, 3)", "(51, 5, 2)")]
+             (xs[:0], ys[:0], "xs", "(0, 5, 3)"), (xs[:, :, :2], ys, "(B, N, 3)", "(67, 5, 2)")]
     for i, f in enumerate(predictors):
         for x, y, *words in cases if i < 3 else cases[:-1]:  # the last two take any dimension
             raises(ValueError, lambda: f(x, y), *words)
     longer = np.tile(xs, (1, 2, 1)), np.tile(ys, (1, 2))
-    raises(ValueError, lambda: predictors[0](*longer), "xs", "at most 5", "(51, 10, 3)")
+    raises(ValueError, lambda: predictors[0](*longer), "xs", "at most 5", "(67, 10, 3)")
     raises(ValueError, lambda: icl.loss_and_grads(params, config, xs, ys, ys[0]), "weights", "(5,)")
     for bad in (dict(n_layer=0), dict(n_head=3), dict(n_embd=2.0), dict(n_head=True)):
         raises(ValueError, lambda: icl.Config(3, 5, **bad), *bad, repr(*bad.values()))

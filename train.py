@@ -2,15 +2,16 @@
 # requires-python = ">=3.10"
 # dependencies = ["numpy"]
 # ///
-"""Train transformers on mixtures of function classes, compare them with the exact optimum, show it.
+"""Train transformers on mixtures of function classes and compare them with the exact optimum.
 
-    python train.py --tiny          both experiments in minutes on a laptop
+    python train.py --tiny          two experiments in minutes on a laptop
     python train.py --small         an evening on a laptop: the paper's findings, measured
     python train.py                 the paper's size: 12 layers, 256 channels
 
 An experiment trains three models: one on each of two function classes (the specialists) and one on
 their 50:50 mixture. Then all predictors, trained or computed, are evaluated on the same fresh
-prompts. Each figure stands with the claims of the paper (arXiv 2311.00871) that are read off it.
+prompts. Each figure stands with the claims that are read off it, the paper's (arXiv 2311.00871) and
+some of our own.
 
 In this order: sizes and experiments, training, processes, statistics, evaluation, drawing, main.
 Models train side by side, each in a process of its own on one core. Whatever ends a run, the same
@@ -52,22 +53,22 @@ from tasks import ConvexCombination, DenseLinear, Mixture, Sinusoid, SparseLinea
 
 @dataclass(frozen=True)
 class Size:
-    """How big a run is. The learning rates rise over the warm-up, then fall in a line to zero."""
+    """How big a run is. The learning rates fall in a line to zero, after a linear warm-up."""
     n_layer: int
     n_head: int
     n_embd: int
     n_dims: int        # of the sparse experiment's inputs; the sine experiment's are 1-D
     nnz: int           # non-zero coefficients of its sparse functions
     sparse_points: int
-    sparse_steps: int  # of training
+    sparse_steps: int  # of training a specialist
     sine_points: int
     sine_steps: int
-    mixture_times: int = 1    # the mixture model trains for so many times these steps
+    mixture_times: int = 1    # the mixture model trains this many times as long
     batch: int = 64
     lr: float = 3e-3          # Adam's, for gains, biases, read_in, read_out and positions
     matrix_lr: float = 0.02   # Muon's, for the matrices in the blocks
     warmup: int = 100
-    prompts: int = 2000     # to evaluate an ICL curve on; half as many at each place of a sweep
+    prompts: int = 2000       # to evaluate on; half as many for each class of a sweep
 
 
 SIZES = {
@@ -85,14 +86,16 @@ class Experiment:
     """Two classes of functions, and models that are trained on one of them or on a mixture.
 
     classes: name -> function class. pretraining: name of a model -> what it is trained on.
-    at: after how many examples sweeps look. Once trained, models: "mixture model" and the like ->
-    predictor; noise: the same -> (effective label noise, its 95% interval).
+    steps: of training a specialist. at: after how many examples sweeps over other classes look.
+    models: "mixture model" and the like -> predictor, once trained. noise: the same -> its
+    effective label noise (see baselines.effective_noise) and the 95% interval.
     """
     name: str
     classes: dict
     pretraining: dict
     size: Size
     n_points: int
+    steps: int
     at: list
     seed: int = 0
     models: dict = field(default_factory=dict)
@@ -126,17 +129,18 @@ def make_experiment(name, size, seed=0):
         raise ValueError("prompts must be 2 or more, and batch 1 or more")
     if name == "sparse":
         classes = {"dense": DenseLinear(size.n_dims), "sparse": SparseLinear(size.n_dims, size.nnz)}
-        n_points = size.sparse_points
+        n_points, steps = size.sparse_points, size.sparse_steps
         at = [min(size.n_dims // 2 + 1, n_points - 1)]  # too few for least squares
     else:
-        classes, n_points = {"linear": DenseLinear(1), "sinusoid": Sinusoid()}, size.sine_points
-        at = list(range(1, n_points))[-5:]
+        classes = {"linear": DenseLinear(1), "sinusoid": Sinusoid()}
+        n_points, steps = size.sine_points, size.sine_steps
+        at = list(range(1, n_points))[-5:]  # the last five
     mixture = lambda *weights: Mixture(tuple(classes.values()), weights or None)
     models = classes | {"mixture": mixture()}
     if name == "shares":
         models = {"rare-linear": mixture(0.1, 0.9), "equal": mixture(0.5, 0.5),
                   "rare-sinusoid": mixture(0.9, 0.1)}
-    return Experiment(name, classes, models, size, n_points, at, seed)
+    return Experiment(name, classes, models, size, n_points, steps, at, seed)
 
 
 # -------------------------------------------------------------------------------------- training
@@ -161,7 +165,7 @@ class Run:
     def settings(self):
         e = self.experiment
         return {"experiment": e.name, "model": self.model, "seed": e.seed, "steps": self.steps,
-                "n_points": e.n_points, "class": str(self.function_class), **asdict(e.config),
+                "class": str(self.function_class), **asdict(e.config),
                 **{k: getattr(e.size, k) for k in ("batch", "lr", "matrix_lr", "warmup")}}
 
     def load(self, optimizer=None):
@@ -190,16 +194,15 @@ class Run:
 def runs_of(e, out):
     """The runs of an experiment's models. At mixture_times = 2 the mixture model sees as many
     prompts of a class as that class's specialist."""
-    steps = e.size.sparse_steps if e.name == "sparse" else e.size.sine_steps
     times = {"mixture": e.size.mixture_times}
-    return [Run(e, m, steps * times.get(m, 1), out / e.name / f"{m}.npz") for m in e.pretraining]
+    return [Run(e, m, e.steps * times.get(m, 1), out / e.name / f"{m}.npz") for m in e.pretraining]
 
 
 def train(run, save_seconds, progress, place):
     """Train a model to its end, going on from its checkpoint if there is one.
 
-    Notes in progress[place:place + 2], which the parent process sees, the steps so far and the loss
-    minus the optimum's. Saves about every save_seconds, and ends early when the parent is gone.
+    Writes the steps so far and the loss minus the optimum's to progress[place:place + 2], which the
+    parent process sees. Saves about every save_seconds; ends early when the parent is gone.
     """
     e, size, function_class = run.experiment, run.experiment.size, run.function_class
     params = icl.init_params(e.config, e.stream(run.model, 0))
@@ -218,9 +221,9 @@ def train(run, save_seconds, progress, place):
     optimum = np.mean(icl.loss_weights(xs, ys) * errors)
 
     def save():
-        stretch = max(1, run.steps // 200)  # of the training curve: each row is a mean over one
-        rows = [f"{i},{np.mean(losses[i - stretch:i]):.9g}\n"
-                for i in range(stretch, len(losses) + 1, stretch)]
+        every = max(1, run.steps // 200)  # steps to a row of the training curve, their mean
+        rows = [f"{i},{np.mean(losses[i - every:i]):.9g}\n"
+                for i in range(every, len(losses) + 1, every)]
         write_text(run.path.with_suffix(".csv"), "".join(["step,loss\n", *rows]))
         state = {"losses": losses, "rng": rng.bit_generator.state}
         done = len(losses) == run.steps  # then the parameters are all that is still needed
@@ -265,20 +268,21 @@ def train_all(runs, processes):
     progress = multiprocessing.get_context("spawn").Array("d", 2 * len(runs), lock=False)
     started, first = time.monotonic(), {}
 
-    def show(working):
+    def status(working):
         step, over = np.reshape(progress, (-1, 2)).T
         for i in working:
             if step[i]:
                 first.setdefault(i, step[i] - 1)  # where it began, or was resumed
         done = sum(tokens(runs[i], step[i] - first[i]) for i in first)
         left = [tokens(run, run.steps - step[i]) for i, run in enumerate(runs)]
-        pace = (time.monotonic() - started) / max(done, 1)
-        seconds = timedelta(seconds=round(pace * max(sum(left), max(left) * len(working))))
+        pace = (time.monotonic() - started) / max(done, 1)  # of all processes together
+        longest = max(left) * len(working)  # what they could do while the longest run ends
+        seconds = timedelta(seconds=round(pace * max(sum(left), longest)))
         return ", ".join(f"{runs[i].name} {step[i]:,.0f}/{runs[i].steps:,d} {over[i]:+.3f}"
                          for i in working) + (f"; {seconds} left" if done else "")
 
     side_by_side([(train, run, SAVE_SECONDS, progress, 2 * i) for i, run in enumerate(runs)],
-                 processes, show)
+                 processes, status)
 
 
 # ------------------------------------------------------------------------------------- processes
@@ -287,7 +291,7 @@ def side_by_side(jobs, processes, status):
     """The results of jobs (function, *arguments), each in a process of its own, in their order.
 
     status(numbers of the jobs under way) is what to show meanwhile. An icl.Refused or OSError of a
-    job is raised here. Whatever ends this, ends the processes.
+    job is raised here. Whatever ends this ends the processes.
     """
     spawn, shown = multiprocessing.get_context("spawn"), 0.0
     waiting, working, results = list(enumerate(jobs)), {}, [None] * len(jobs)
@@ -308,13 +312,17 @@ def side_by_side(jobs, processes, status):
                     results[i] = receiver.recv()
                 process.join()
                 del working[receiver]
-                if process.exitcode != 0:
-                    raise ChildProcessError(f"a process ended with exit code {process.exitcode}, "
+                if process.exitcode < 0:
+                    raise ChildProcessError(f"a process was killed (exit code {process.exitcode}), "
                                             "perhaps for want of memory; the same command goes on")
+                if process.exitcode > 0:
+                    raise ChildProcessError("a process failed, as shown above")
                 if isinstance(results[i], Exception):
                     raise results[i]
-            shown = show_status(status([i for i, _ in working.values()]), shown)
+            if working:
+                shown = show_status(status([i for i, _ in working.values()]), shown)
     finally:
+        show_status("", math.inf)
         for _, process in working.values():
             process.terminate()
             process.join()
@@ -333,9 +341,9 @@ def work(sender, function, *arguments):
 
 def say(text, end="\n"):
     """Print; a stdout that is closed, broken or lacks a letter must not end a run."""
+    encoding = sys.stdout.encoding or "ascii"
     try:
-        print(text.encode(sys.stdout.encoding, "replace").decode(sys.stdout.encoding), end=end,
-              flush=True)
+        print(text.encode(encoding, "replace").decode(encoding), end=end, flush=True)
     except (OSError, ValueError):
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # nobody reads on
 
@@ -358,7 +366,7 @@ def write_text(path, text):
 
 # ------------------------------------------------------------------------------------ statistics
 
-Z = 1.96  # within so many standard errors lies the truth in 95% of cases
+Z = 1.96  # a 95% interval reaches this many standard errors to each side
 
 
 @dataclass(frozen=True)
@@ -413,7 +421,8 @@ def farthest(what, values, **bound):
 class Claim:
     """A claim, and what was measured of it. It holds where every measure with a bound does.
 
-    Where it is known to hold at the small size, a smaller size says "not yet" until it does.
+    known_at_small: it held in the committed runs of the small size. So tiny, or a run of fewer
+    steps, says "not yet" until it does.
     """
     text: str
     measures: list
@@ -432,7 +441,8 @@ class Claim:
 # ------------------------------------------------------------------------------------ evaluation
 
 OWN, MIXED = "optimum for these functions", "optimum of the mixture"
-NOISY = "noisy ideal learner"  # of the mixture, with the effective label noise of the mixture model
+NOISY = "noisy ideal learner"  # of the mixture: it believes labels as noisy as the mixture model's
+#                                effective noise, and on pretraining's classes it reads them so, too
 
 
 def noise_of(e, model):
@@ -443,7 +453,7 @@ def noise_of(e, model):
 
 
 def noisy_learner(e, model="mixture model"):
-    """The ideal learner of a model's pretraining that believes its labels that noisy; and s."""
+    """The ideal learner that believes in noise s, a model's effective label noise; and s."""
     s = float(np.nan_to_num(e.noise[model][0], nan=1.0, posinf=1.0))
     return baselines.bayes(e.pretraining[model.removesuffix(" model")], s), s
 
@@ -459,7 +469,8 @@ def residual(what, a, b, **bound):
     difference = (a - b)[:, 1:]
     curve = difference.mean(0)
     rms = math.sqrt(np.mean(curve**2)) + 1e-12
-    return mean(what, (difference * curve).mean(1) / rms, **bound)  # the delta method once more
+    # Its value is rms; its spread over prompts is how rms moves with each, to first order.
+    return mean(what, (difference * curve).mean(1) / rms, **bound)
 
 
 @dataclass
@@ -564,21 +575,22 @@ def sweep(e, name, classes, predictors):
 
 
 def distances(out, i, control, x):
-    """Measures of whose predictions the mixture model's are nearer to, at place i of a sweep."""
+    """How far the mixture model's predictions are from others', at place i of a sweep."""
     model = out["mixture model"][:, i]
     return [mean(f"at {x[i]:g}, squared distance to the {p}", ((model - out[p][:, i]) ** 2).mean(1))
             for p in (NOISY, MIXED, control)]
 
 
 def failure(shown, model, mixed, own, **bound):
-    """The claim on whose failure it is: how much of it the optimum of the mixture shares."""
+    """The claim that says whose failure it is: does the optimum of the mixture fail, too?"""
     verb = "fails there, too" if "at_least" in bound else "does not fail there"
     return Claim(f"an ideal learner of the mixture {verb}: {shown}", [
-        ratio("its error over the optimum, in the model's", mixed - own, model - own, **bound)])
+        ratio("its error over the optimum, as a share of the model's", mixed - own, model - own,
+              **bound)])
 
 
 def non_zeros(e):
-    """Any number of non-zeros, of which pretraining showed two: errors, and whose predictions."""
+    """Errors on functions with any number of non-zeros, and whose predictions the model's are."""
     d = e.size.n_dims
     x, shown = np.arange(1, d + 1), f"x of {d} non-zeros"
     out, ys = sweep(e, "nnz", {k: SparseLinear(d, int(k)) for k in x},
@@ -602,7 +614,8 @@ def non_zeros(e):
             failure(on, model, mixed, own, at_least=0.5)]
         to_dense, to_sparse, between = (average(v) for v in apart[:3])
         g.claims = [Claim(f"at {on} its predictions lie between the specialists'", [
-            ratio("squared distance to the dense model, in theirs", to_dense, between, at_most=1),
+            ratio("squared distance to the dense model, as a share of theirs", to_dense, between,
+                  at_most=1),
             ratio("to the sparse model", to_sparse, between, at_most=1)], known_at_small=True)]
     return [f, g]
 
@@ -736,30 +749,22 @@ def evaluate(e, out, job):
     return function(replace(e, models=models), *arguments)
 
 
-def with_noise(experiments, out, side_by_side):
-    """The experiments with the effective label noise of each of their models measured."""
-    jobs = [(evaluate, e, out, (noise_of, f"{m} model"))
-            for e in experiments for m in e.pretraining]
-    results = iter(side_by_side(jobs))
-    return [replace(e, noise={f"{m} model": next(results) for m in e.pretraining})
-            for e in experiments]
-
-
 def rehearse(e, out):
     """Evaluate untrained models on a handful of prompts before hours of training: icl.Refused,
     in one line that says where, if that cannot be done."""
     few = replace(e, size=replace(e.size, prompts=min(4, e.size.prompts)))
-    few, = with_noise([few], out, lambda jobs: [f(*arguments) for f, *arguments in jobs])
-    for job in EVALUATION[e.name]:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # a handful of prompts makes no statistics
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a handful of prompts makes no statistics
+            few = replace(few, noise={f"{m} model": evaluate(few, out, (noise_of, f"{m} model"))
+                                      for m in e.pretraining})
+            for job in EVALUATION[e.name]:
                 for figure in evaluate(few, out, job):
                     draw(figure)
-        except Exception as error:
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            raise icl.Refused(f"{e.name} cannot be evaluated at this size: {job[0].__name__}, line "
-                              f"{place.lineno} of {Path(place.filename).name}: {error}") from error
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise icl.Refused(f"{e.name} cannot be evaluated at this size: {place.name}, line "
+                          f"{place.lineno} of {Path(place.filename).name}: {error}") from error
 
 
 # --------------------------------------------------------------------------------------- drawing
@@ -875,10 +880,10 @@ figcaption p{{margin:.5rem 0}} small{{display:block;opacity:.8}}
 <h1>What a transformer learns in context</h1>
 <div class="figures">{body}</div>
 <h2>How to read this</h2>
-<p>Each model reads examples (x, f(x)) in a prompt and predicts f at the next x. Errors are squared,
-and predicting zero costs 1. Bands and ± are 95% intervals over prompts. The <em>optimum</em> is
-the exact posterior mean, the least error that is possible: for the functions shown, or for one who
-knows only that they come from the mixture.</p>
+<p>Each model reads examples (x, f(x)) in a prompt and predicts f at the next x. Errors are squared;
+every class has Var f(x) = 1, so predicting zero costs 1. Bands and ± are 95% intervals over
+prompts. The <em>optimum</em> is the exact posterior mean, the least error that is possible: for the
+functions shown, or for one who knows only that they come from the mixture.</p>
 <h2>Settings</h2><pre>{settings}</pre></html>
 """
 
@@ -886,7 +891,7 @@ knows only that they come from the mixture.</p>
 def results_table(figures):
     """All figures as tidy rows of comma-separated text, without the places that have no number.
 
-    The last column says what the number called error is, where it is another than an error.
+    The last column says what the number called error is: on some figures it is another.
     """
     rows = ["experiment,figure,predictor,functions,x,error,standard_error,quantity"]
     for name, f in figures:
@@ -934,10 +939,15 @@ def run(a):
     size = SIZES[a.size]
     if a.steps:
         size = replace(size, sparse_steps=a.steps, sine_steps=a.steps)
-    experiments = [make_experiment(name, size, a.seed) for name in a.experiments]
-    runs = [run for e in experiments for run in runs_of(e, a.out)]
+    try:
+        experiments = [make_experiment(name, size, a.seed) for name in a.experiments]
+        runs = [run for e in experiments for run in runs_of(e, a.out)]
+        [e.config for e in experiments]  # an error if it cannot be
+    except (ValueError, TypeError) as e:
+        raise icl.Refused(f"this size cannot be: {e}") from e
     if a.only not in (None, *(r.model for r in runs)):
-        raise icl.Refused(f"no model {a.only!r}, but {', '.join(r.model for r in runs)}")
+        names = ", ".join(dict.fromkeys(r.model for r in runs))
+        raise icl.Refused(f"there is no model {a.only!r}, but {names}")
     todo = [r for r in runs if not r.finished() and a.only in (None, r.model)]
     say(f"{a.size} size into {a.out}, seed {a.seed}, NumPy {np.__version__}")
     for e in experiments:
@@ -954,7 +964,10 @@ def run(a):
     start = time.monotonic()
     side = lambda jobs: side_by_side(jobs, a.processes, lambda working: (
         f"evaluating, job {max(working, default=0) + 1} of {len(jobs)}"))
-    experiments = with_noise(experiments, a.out, side)
+    names = [(e, f"{m} model") for e in experiments for m in e.pretraining]
+    noise = side([(evaluate, e, a.out, (noise_of, model)) for e, model in names])
+    for (e, model), value in zip(names, noise):  # which many of the figures need
+        e.noise[model] = value
     jobs = [(evaluate, e, a.out, job) for e in experiments for job in EVALUATION[e.name]]
     results = side(jobs)
     figures = [(job[1].name, f) for job, result in zip(jobs, results) for f in result]
@@ -969,12 +982,14 @@ def show(a, figures, runs, seconds):
                 f"{seconds} of evaluation"]
     settings += [f"{r.name}: {timedelta(seconds=round(r.load()[1]['seconds']))} of training, "
                  f"{', '.join(f'{k} {v}' for k, v in r.settings.items())}" for r in runs]
-    details, page = [], []
+    small, details, page = SIZES["small"], [], []
+    fewer = a.size == "tiny" or a.steps and a.steps < min(small.sparse_steps, small.sine_steps)
     for name, f in figures:
-        write_text(a.out / f"{name}-{f.name}.svg", draw(f))
-        page.append(f"<figure>{draw(f)}<figcaption>")
+        svg = draw(f)
+        write_text(a.out / f"{name}-{f.name}.svg", svg)
+        page.append(f"<figure>{svg}<figcaption>")
         for c in f.claims:
-            verdict = c.verdict(a.size == "tiny" or a.steps)
+            verdict = c.verdict(fewer)
             measured = "; ".join(f"{m.what} {m.number}" for m in c.measures)
             details.append(f"[{verdict}] {name}: {c.text}\n    {measured}")
             page.append(f"<p><b>{verdict.capitalize()}:</b> {html.escape(c.text)}. "
@@ -998,7 +1013,7 @@ def main(argv=None):
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough
         print("\nstopped; the same command goes on from the last checkpoints", file=sys.stderr)
         return 130
-    except (ValueError, OSError) as e:
+    except (icl.Refused, OSError) as e:
         print(f"train.py: error: {e}", file=sys.stderr)
         return 2
     return 0
