@@ -37,7 +37,8 @@ def row(name, errors):
 def road(pretraining, n_points, batch, steps, classes):
     """Train a model on one class or mixture; the table of its errors on the classes."""
     size = replace(train.SIZES["tiny"], batch=batch)
-    e = train.Experiment("road", {"model": pretraining}, {"model": pretraining}, size, n_points, [])
+    e = train.Experiment("road", {"model": pretraining}, {"model": pretraining}, size, n_points,
+                         steps, [])
     with tempfile.TemporaryDirectory() as folder:
         run = train.Run(e, "model", steps, Path(folder) / "model.npz")
         train.train(run, math.inf, [0, 0], 0)
