@@ -445,6 +445,11 @@ NOISY = "noisy ideal learner"  # of the mixture: it believes labels as noisy as 
 #                                effective noise, and on pretraining's classes it reads them so, too
 
 
+def on(shown, errors):
+    """Errors by predictor as errors by (predictor, functions shown)."""
+    return {(predictor, shown): v for predictor, v in errors.items()}
+
+
 def noise_of(e, model):
     """The effective label noise of a model: value, (low, high). See baselines.effective_noise."""
     pretraining = e.pretraining[model.removesuffix(" model")]
@@ -496,7 +501,8 @@ class Figure:
         return self.errors[key].mean(0)
 
     def margin(self, key):
-        return Z * self.errors[key].std(0, ddof=1) / math.sqrt(len(self.errors[key]))
+        v = self.errors[key]
+        return Z * v.std(0, ddof=1) / math.sqrt(len(v)) if len(v) > 1 else np.zeros(v.shape[1])
 
 
 def after(e):
@@ -550,11 +556,12 @@ def icl_curve(e, shown, other):
             known_at_small=True))
     return [Figure(name, f"{shown.capitalize()} functions: the mixture model beside its specialist",
                    "examples in the prompt", np.arange(e.n_points),
-                   {(p, shown): v for p, v in errors.items()}, claims=claims)]
+                   on(shown, errors), claims=claims)]
 
 
 def sweep(e, name, classes, predictors):
-    """Predictor -> predictions (B, X, A) after each of A examples, and ys, on X classes by place.
+    """Predictor -> predictions (B, X, A) after each of A examples on X classes, place -> class;
+    and predictor -> squared errors (B, X), their mean over the A.
 
     Three ideal learners go along: the optimum for the functions shown, where it can be enumerated
     (else nan); that of the pretraining mixture, which is what perfect pretraining would predict;
@@ -568,10 +575,12 @@ def sweep(e, name, classes, predictors):
         for p, predict in predictors.items():
             out.setdefault(p, []).append(predict(xs, ys)[:, e.at])
         try:
-            out.setdefault(OWN, []).append(baselines.bayes(c)(xs, ys)[:, e.at])
+            optimum = baselines.bayes(c)
         except ValueError:  # more hypotheses than can be enumerated
-            out[OWN].append(np.full_like(ys[:, e.at], np.nan))
-    return {p: np.stack(v, 1) for p, v in out.items()}, np.stack(targets, 1)
+            optimum = lambda xs, ys: np.full_like(ys, np.nan)
+        out.setdefault(OWN, []).append(optimum(xs, ys)[:, e.at])
+    out, ys = {p: np.stack(v, 1) for p, v in out.items()}, np.stack(targets, 1)
+    return out, {p: ((v - ys) ** 2).mean(2) for p, v in out.items()}
 
 
 def distances(out, i, control, x):
@@ -593,27 +602,26 @@ def non_zeros(e):
     """Errors on functions with any number of non-zeros, and whose predictions the model's are."""
     d = e.size.n_dims
     x, shown = np.arange(1, d + 1), f"x of {d} non-zeros"
-    out, ys = sweep(e, "nnz", {k: SparseLinear(d, int(k)) for k in x},
-                    e.models | {"least squares": baselines.least_squares})
-    errors = {p: ((v - ys) ** 2).mean(2) for p, v in out.items()}
+    out, errors = sweep(e, "nnz", {k: SparseLinear(d, int(k)) for k in x},
+                        e.models | {"least squares": baselines.least_squares})
     f = Figure("nnz", f"From sparse to dense, {after(e)}", f"non-zero coefficients of {d}", x,
-               {(p, shown): v for p, v in errors.items()})
+               on(shown, errors))
     pairs = [("mixture model", "dense model"), ("mixture model", "sparse model"),
              ("dense model", "sparse model"), ("mixture model", MIXED)]
     apart = [((out[a] - out[b]) ** 2).mean(2) for a, b in pairs]
     g = Figure("nnz-distance", f"Whose predictions are they {after(e)}?", f.xlabel, x,
-               {(f"{a} to {b}", shown): v for (a, b), v in zip(pairs, apart)}, "squared distance")
+               on(shown, dict(zip((f"{a} to {b}" for a, b in pairs), apart))), "squared distance")
     places = (x > e.size.nnz) & (x <= min(7, d - 1)) & ~np.isnan(errors[OWN]).any(0)
     if places.any():
-        on = " to ".join(dict.fromkeys(str(k) for k in x[places][[0, -1]])) + " non-zeros"
+        where = " to ".join(dict.fromkeys(str(k) for k in x[places][[0, -1]])) + " non-zeros"
         average = lambda v: v[:, places].mean(1)
         model, mixed, own = (average(errors[p]) for p in ("mixture model", MIXED, OWN))
-        f.claims = [Claim(f"at {on} it leaves the optimum", [
+        f.claims = [Claim(f"at {where} it leaves the optimum", [
             mean("error over the optimum for these functions", model - own, at_least=0.02),
             *(m for i in np.flatnonzero(places)[:2] for m in distances(out, i, "dense model", x))]),
-            failure(on, model, mixed, own, at_least=0.5)]
+            failure(where, model, mixed, own, at_least=0.5)]
         to_dense, to_sparse, between = (average(v) for v in apart[:3])
-        g.claims = [Claim(f"at {on} its predictions lie between the specialists'", [
+        g.claims = [Claim(f"at {where} its predictions lie between the specialists'", [
             ratio("squared distance to the dense model, as a share of theirs", to_dense, between,
                   at_most=1),
             ratio("to the sparse model", to_sparse, between, at_most=1)], known_at_small=True)]
@@ -627,13 +635,13 @@ def combine(e, weight):
 def weights(e):
     """Between the two classes: errors at any weight w of w line + (1 - w) sinusoid."""
     x = np.linspace(0, 1, 11)
-    out, ys = sweep(e, "weights", {w: combine(e, w) for w in x}, e.models)
-    errors = {p: ((v - ys) ** 2).mean(2) / (x**2 + (1 - x) ** 2) for p, v in out.items()}
-    at = lambda w, p="mixture model": errors[p][:, round(10 * w)]
+    out, errors = sweep(e, "weights", {w: combine(e, w) for w in x}, e.models)
+    errors = {p: v / (x**2 + (1 - x) ** 2) for p, v in errors.items()}
+    at = lambda w, p="mixture model": errors[p][:, round(10 * w)]  # (B,), at weight w
     return [Figure(
         "weights", f"Between the two classes, {after(e)}",
         "weight w of w line + (1 - w) sinusoid", x,
-        {(p, "x line + (1 - x) sinusoid"): v for p, v in errors.items()},
+        on("x line + (1 - x) sinusoid", errors),
         "squared error / Var f", log="y", claims=[
             Claim("the error rises from both classes to the combination", [
                 mean("at weight 0.2, over the sinusoids'", at(0.2) - at(0), at_least=0),
@@ -649,8 +657,8 @@ def weights(e):
 def frequencies(e):
     """Sinusoids of any frequency, common and rare in pretraining."""
     x = np.array([0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 4, 5, 7, 10])
-    out, ys = sweep(e, "frequency", {w: Sinusoid(frequency=float(w)) for w in x}, e.models)
-    errors = {p: ((v - ys) ** 2).mean(2) for p, v in out.items() if p != "linear model"}
+    models = {m: predict for m, predict in e.models.items() if m != "linear model"}
+    out, errors = sweep(e, "frequency", {w: Sinusoid(frequency=float(w)) for w in x}, models)
     density = e.classes["sinusoid"].density(x)
     at = lambda i, p="mixture model": errors[p][:, i]
     times = lambda i, **bound: ratio(f"at {x[i]:.2g}, times that at {x[density.argmax()]:.2g}",
@@ -658,7 +666,7 @@ def frequencies(e):
     return [Figure(
         "frequency", f"Common and rare frequencies, {after(e)}",
         "frequency (radians per unit of x)", x,
-        {(p, "sinusoids of frequency x"): v for p, v in errors.items()}, log="xy",
+        on("sinusoids of frequency x", errors), log="xy",
         backdrop=("density in pretraining", density), claims=[
             Claim("it fails at high frequencies, rare in pretraining", [
                 times(-1, at_least=10), times(0),
@@ -679,35 +687,38 @@ def selection(e, *labels):
     second class, so its own w is the mean of p, weighted in the same way by (b - a)^2. Where the
     two optima agree, E (b - a)^2 < 0.05, there is nothing to choose and no weight.
     """
-    errors, claims = {}, []
-    for model, predict in e.models.items():
-        mixture = e.pretraining[model.removesuffix(" model")]
-        if not isinstance(mixture, Mixture):
-            continue  # a specialist has nothing to choose
-        posterior, off = model.replace("model", "posterior"), []
-        for label in labels:
-            xs, ys = sample_prompts(e.classes[label], e.stream("selection", label),
-                                    e.size.prompts, e.n_points)
-            a, b = (baselines.bayes(c)(xs, ys) for c in e.classes.values())
-            p = baselines.class_probabilities(mixture)(xs, ys)[:, :, 1]
-            learner, s = noisy_learner(e, model)
-            noisy_labels = ys + s * e.stream("selection noise", label).standard_normal(ys.shape)
-            step = (b - a)[:, 1:]  # (B, N - 1): from no example nothing can be told
-            power = np.where((step**2).mean(0) > 0.05, (step**2).mean(0), np.nan)
-            for who, m in ((model, predict(xs, ys)), (posterior, (1 - p) * a + p * b),
-                           (model.replace("model", "noisy learner"), learner(xs, noisy_labels))):
-                share = (m - a)[:, 1:] * step
-                w = share.mean(0) / power
-                # a ratio of means, as the mean of what each prompt adds to it to first order
-                errors[who, f"{label} functions"] = w + (share - w * step**2) / power
-            off.append(np.subtract(*(errors[m, f"{label} functions"] for m in (model, posterior))))
-        if not np.isnan(off).all():
-            claims.append(Claim(f"the {model} selects a class as Bayes does", [
-                farthest("weight off the posterior's by", np.concatenate(off, 1), at_most=0.1)]))
-    places = max(1, *((~np.isnan(v[0])).nonzero()[0].max(initial=0) + 1 for v in errors.values()))
+    weights, off = {}, {}  # off: how far a model's weights are from the posterior's
+    for label in labels:
+        xs, ys = sample_prompts(e.classes[label], e.stream("selection", label), e.size.prompts,
+                                e.n_points)
+        z = e.stream("selection noise", label).standard_normal(ys.shape)
+        a, b = (baselines.bayes(c)(xs, ys) for c in e.classes.values())
+        step = (b - a)[:, 1:]  # (B, N - 1): from no example nothing can be told
+        power = np.where((step**2).mean(0) > 0.05, (step**2).mean(0), np.nan)
+
+        def weight(m):  # (B, N - 1): its mean over prompts is w, its spread gives w's interval
+            share = (m - a)[:, 1:] * step
+            w = share.mean(0) / power
+            return w + (share - w * step**2) / power  # a ratio of means, to first order
+
+        for model, predict in e.models.items():
+            name = model.removesuffix(" model")
+            if isinstance(e.pretraining[name], Mixture):  # a specialist has nothing to choose
+                p = baselines.class_probabilities(e.pretraining[name])(xs, ys)[:, :, 1]
+                learner, s = noisy_learner(e, model)
+                trio = [weight(m) for m in (predict(xs, ys), (1 - p) * a + p * b,
+                                            learner(xs, ys + s * z))]
+                weights |= {(f"{name} {who}", f"{label} functions"): w
+                            for who, w in zip(("model", "posterior", "noisy learner"), trio)}
+                off.setdefault(model, []).append(trio[0] - trio[1])
+    claims = [Claim(f"the {model} selects a class as Bayes does", [
+        farthest("weight off the posterior's by", np.concatenate(values, 1), at_most=0.1)])
+        for model, values in off.items() if not np.isnan(values).all()]
+    known = ~np.isnan([w[0] for w in weights.values()]).all(0)  # (N - 1,): some weight is defined
+    places = max(1, known.nonzero()[0].max(initial=0) + 1)
     return [Figure("selection" if len(labels) > 1 else f"selection-{labels[0]}",
                    "Which class does it believe in?", "examples in the prompt",
-                   np.arange(1, places + 1), {k: v[:, :places] for k, v in errors.items()},
+                   np.arange(1, places + 1), {k: w[:, :places] for k, w in weights.items()},
                    f"weight on the {list(e.classes)[1]} class", claims)]
 
 
@@ -728,8 +739,8 @@ def predicted_functions(e, n_examples=10):
                   MIXED: baselines.bayes(e.mixture)(xs, ys)}
         figures.append(Figure(
             f"functions-{name}", f"Learned from {n} examples: {title}", "x", grid,
-            {(p, title): np.tile(v[:, -1], (2, 1)) for p, v in curves.items()}, "f(x)",
-            dots=tuple(zip(examples, ys[0]))))
+            {(p, title): v[None, :, -1] for p, v in curves.items()}, "f(x)",
+            dots=tuple(zip(examples, ys[0, :-1]))))
     return figures
 
 
