@@ -647,13 +647,13 @@ def test_predictions_are_finite_in_any_unit():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for c in (CLASSES[1], CLASSES[5], CLASSES[6], DenseLinear(20)):
-            xs, ys = sample_prompts(c, rng(), 20, 12)
+            xs, ys = sample_prompts(c, rng(), 8, 12)
             predictors = [baselines.bayes(c), baselines.bayes(c, 0.05), baselines.least_squares]
             if c == CLASSES[1]:  # after two examples: any more, and tiny alphas take seconds
                 predictors.append(lambda xs, ys: baselines.lasso(xs[:, :3], ys[:, :3], 0.1))
             if isinstance(c, Mixture):
                 predictors.append(baselines.class_probabilities(c))
-            for unit in np.float32([1e-30, 1e-15, 1e-6, 1e6, 1e15, 1e30]):
+            for unit in np.float32([1e-30, 1e-6, 1e15, 1e30]):
                 for prompts in ((unit * xs, ys), (xs, unit * ys), (unit * xs, unit * ys)):
                     assert all(np.isfinite(p(*prompts)).all() for p in predictors), (c, unit)
 
@@ -828,7 +828,7 @@ def wait_for(process, words):
 
 def test_killed_in_training_and_in_evaluation_or_not_on_1_2_or_6_processes_the_bits_are_the_same():
     with scratch() as folder:
-        arguments = "--steps", 600, "--seed", 1
+        arguments = "--steps", 5000 if SLOW else 600, "--seed", 1  # more than the kills allow
         assert command(*arguments, "--processes", 6, "--out", folder / "calm")[0] == 0
         for i, seconds in enumerate(rng().uniform(0.3, 1.5, 12 if SLOW else 3)):
             p = start(*arguments, "--processes", 1 + i % 2, "--out", folder / "storm",
