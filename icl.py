@@ -70,7 +70,8 @@ def linear(x, weight, bias):
 
 
 def column_sums(x):
-    return np.ones(len(x), x.dtype) @ x  # the BLAS does it 4 times as fast as x.sum(0)
+    """x.sum(0), by the BLAS: 4 times as fast."""
+    return np.ones(len(x), x.dtype) @ x
 
 
 def layernorm(x, gain, bias, eps=1e-5):

@@ -464,6 +464,7 @@ def noisy_learner(e, model="mixture model"):
 
 
 def noise_measure(e, model, **bound):
+    """Measure of a model's effective label noise; half widths are those of the wider side."""
     value, (low, high) = e.noise[model]
     margin = max(high - value, value - low) if math.isfinite(value) else 0.0
     return Measure(f"effective label noise of the {model}", value, margin, **bound)
@@ -629,6 +630,7 @@ def non_zeros(e):
 
 
 def combine(e, weight):
+    """The class of functions weight * line + (1 - weight) * sinusoid."""
     return ConvexCombination(*e.classes.values(), float(weight))
 
 
@@ -814,6 +816,7 @@ def scale(low, high, start, length, log):
 
 
 def text(x, y, words, anchor="middle"):
+    """An SVG text at (x, y)."""
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{html.escape(words)}</text>'
 
 

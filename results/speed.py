@@ -99,7 +99,7 @@ def measure(e, rounds):
 def main(rounds=40, sizes=tuple(train.SIZES)):
     """Print a line a size and experiment, what the yardsticks cost, and what full runs would."""
     print(machine())
-    print(f"{'size, experiment':16s} {'step':>9s} {'products':>10s} {'ratio':>6s} {'prompts/s':>10s}")
+    print("size, experiment      step   products  ratio  prompts/s")
     hours = {}
     for name in sizes:
         size, hours[name] = train.SIZES[name], []
