@@ -445,6 +445,33 @@ NOISY = "noisy ideal learner"  # of the mixture: it believes labels as noisy as 
 #                                effective noise, and on pretraining's classes it reads them so, too
 
 
+@dataclass
+class Figure:
+    """What one figure shows, and the claims read off it.
+
+    errors: (predictor, functions shown) -> squared error on each of B prompts at X places, (B, X).
+    Along an ICL curve the places are numbers of examples; along a sweep each has prompts of its
+    own. Where it is not the squared error, `ylabel` says what it is.
+    """
+    name: str
+    title: str
+    xlabel: str
+    x: np.ndarray              # (X,)
+    errors: dict
+    ylabel: str = "squared error"
+    claims: list = field(default_factory=list)
+    log: str = ""              # axes with a logarithmic scale: "x", "y" or "xy"
+    backdrop: tuple = ()       # a label, and (X,) to be drawn behind the lines
+    dots: tuple = ()           # (x, y) of points to be drawn
+
+    def mean(self, key):
+        return self.errors[key].mean(0)
+
+    def margin(self, key):
+        v = self.errors[key]
+        return Z * v.std(0, ddof=1) / math.sqrt(len(v)) if len(v) > 1 else np.zeros(v.shape[1])
+
+
 def on(shown, errors):
     """Errors by predictor as errors by (predictor, functions shown)."""
     return {(predictor, shown): v for predictor, v in errors.items()}
@@ -477,33 +504,6 @@ def residual(what, a, b, **bound):
     rms = math.sqrt(np.mean(curve**2)) + 1e-12
     # Its value is rms; its spread over prompts is how rms moves with each, to first order.
     return mean(what, (difference * curve).mean(1) / rms, **bound)
-
-
-@dataclass
-class Figure:
-    """What one figure shows, and the claims read off it.
-
-    errors: (predictor, functions shown) -> squared error on each of B prompts at X places, (B, X).
-    Along an ICL curve the places are numbers of examples; along a sweep each has prompts of its
-    own. Where it is not the squared error, `ylabel` says what it is.
-    """
-    name: str
-    title: str
-    xlabel: str
-    x: np.ndarray              # (X,)
-    errors: dict
-    ylabel: str = "squared error"
-    claims: list = field(default_factory=list)
-    log: str = ""              # axes with a logarithmic scale: "x", "y" or "xy"
-    backdrop: tuple = ()       # a label, and (X,) to be drawn behind the lines
-    dots: tuple = ()           # (x, y) of points to be drawn
-
-    def mean(self, key):
-        return self.errors[key].mean(0)
-
-    def margin(self, key):
-        v = self.errors[key]
-        return Z * v.std(0, ddof=1) / math.sqrt(len(v)) if len(v) > 1 else np.zeros(v.shape[1])
 
 
 def after(e):
@@ -970,8 +970,8 @@ def run(a):
     if todo:
         for e in experiments:
             rehearse(e, a.out)
-        say(f"training {len(todo)} models, {min(len(todo), a.processes)} at a time; after each "
-            "name: steps, and the loss over the optimum's")
+        say(f"training {', '.join(r.name for r in todo)}; shown are the steps, and how much the "
+            "loss is over the optimum's")
         train_all(todo, a.processes)
     if waiting := [r.name for r in runs if not r.finished()]:
         return say(f"still to be trained before anything can be compared: {', '.join(waiting)}")
