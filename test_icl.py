@@ -913,7 +913,7 @@ def test_other_settings_and_damaged_or_foreign_checkpoints_are_refused_before_tr
         path.write_bytes(good)
         params, config, _ = icl.load_checkpoint(path)
         icl.save_checkpoint(path, params, config)
-        assert_refused(command("--steps", 2, "--out", folder), "not one of this program's runs")
+        assert_refused(command("--steps", 2, "--out", folder), "experiment = None, not sparse")
 
 def test_a_full_disk_or_a_file_in_the_way_is_one_clear_line_and_leaves_the_checkpoint_whole():
     with scratch() as folder:

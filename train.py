@@ -171,9 +171,7 @@ class Run:
     def load(self, optimizer=None):
         """Parameters and extra of its checkpoint; icl.Refused if that is damaged or another's."""
         params, _, extra = icl.load_checkpoint(self.path, optimizer)
-        made = extra.get("settings")
-        if type(made) is not dict:
-            raise icl.Refused(f"{self.path} is a checkpoint, but not one of this program's runs")
+        made = dict(extra.get("settings") or {})
         for name, value in self.settings.items():
             if made.get(name) != value:
                 raise icl.Refused(f"{self.path} was made with {name} = {made.get(name)}, not "
@@ -923,20 +921,16 @@ def parse_arguments(argv):
     parser = argparse.ArgumentParser(
         description="Train transformers on mixtures of function classes and compare them with the "
                     "exact optimum. The default size is the paper's.", allow_abbrev=False)
-    size = parser.add_mutually_exclusive_group()
+    size, add = parser.add_mutually_exclusive_group(), parser.add_argument
     size.add_argument("--tiny", action="store_true", help="minutes on a laptop")
     size.add_argument("--small", action="store_true", help="an evening on a laptop")
-    parser.add_argument("--experiment", choices=EXPERIMENTS,
-                        help="one of them (default: sparse and sine)")
-    parser.add_argument("--only", metavar="MODEL",
-                        help="train the model of this name alone, to share the work among machines")
-    parser.add_argument("--steps", type=int, help="training steps of each model (at small, of the "
-                        "specialists; twice as many of the mixture model)")
-    parser.add_argument("--seed", type=int, default=0, help="of all random numbers (default: 0)")
-    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="models trained side "
-                        "by side (default: one a core); the numbers do not depend on it")
-    parser.add_argument("--out", type=Path, help="for everything (default: runs/SIZE, or "
-                        "runs/SIZE-EXPERIMENT with --experiment)")
+    add("--experiment", choices=EXPERIMENTS, help="one of them (default: sparse and sine)")
+    add("--only", metavar="MODEL", help="train this model alone, to share work among machines")
+    add("--steps", type=int, help="of training (at small, the mixture model's are twice as many)")
+    add("--seed", type=int, default=0, help="of all random numbers (default: 0)")
+    add("--processes", type=int, default=os.cpu_count() or 1,
+        help="side by side (default: one a core); the numbers do not depend on it")
+    add("--out", type=Path, help="default: runs/SIZE, or runs/SIZE-EXPERIMENT")
     a = parser.parse_args(argv)
     for name, least in (("steps", 1), ("seed", 0), ("processes", 1)):
         value = getattr(a, name)
