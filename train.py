@@ -334,7 +334,8 @@ def work(sender, function, *arguments):
         result = function(*arguments)
     except (icl.Refused, OSError) as e:
         result = e
-    sender.send(result)
+    with contextlib.suppress(BrokenPipeError):  # the parent was killed
+        sender.send(result)
 
 
 def say(text, end="\n"):
