@@ -18,6 +18,7 @@ FILES = ("*.py", "results/*.py", "results/small/*/*.npz")  # all that the tests 
 
 
 def refuse(why):
+    """Say in one line what is wrong, and end with exit status 2."""
     print(f"blank.py: error: {why}", file=sys.stderr)
     sys.exit(2)
 
