@@ -1,13 +1,11 @@
 """A GPT-2-style transformer for in-context learning, from scratch in NumPy.
 
 A prompt x_1, f(x_1), x_2, f(x_2), ..., x_N is a sequence of vectors. The transformer reads it from
-left to right, and at every x_k it predicts f(x_k), having seen the examples 1..k-1 only. This file
-holds its operations, the model, one training step, optimisers and checkpoints.
+left to right. At every x_k it predicts f(x_k), and it has seen the examples 1..k-1 only.
 
 An operation returns its output and a function: y, backward = layernorm(x, gain, bias). Given dy,
 the gradient of the loss with respect to y, backward(dy) returns the gradients with respect to the
-inputs, in their order; where parameters have names, it leaves theirs in a dict `grads` instead. The
-model's backward is its forward, read in reverse. The gradient of a tensor `fc` is called `dfc`.
+inputs, in their order. The gradient of a tensor `fc` is called `dfc`.
 
 Shapes: B prompts, N points, T = 2N - 1 tokens, M = BT rows, C channels, H heads, D = C / H, d dims.
 """
@@ -15,8 +13,6 @@ import io
 import json
 import math
 import os
-import secrets
-from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,16 +21,15 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Config:
-    """Shape of a model; the defaults are the paper's (12 layers, 256 channels; arXiv 2311.00871).
+    """Shape of a model, by default the paper's (arXiv 2311.00871).
 
-    n_dims: dimension d of the inputs x. n_points: longest prompt N. n_embd: channels C.
     Raises ValueError where a number is not a positive integer or n_head does not divide n_embd.
     """
-    n_dims: int
-    n_points: int
+    n_dims: int    # d, of the inputs x
+    n_points: int  # N, of the longest prompt
     n_layer: int = 12
     n_head: int = 8
-    n_embd: int = 256
+    n_embd: int = 256  # channels C
 
     def __post_init__(self):
         for name, value in asdict(self).items():
@@ -53,7 +48,7 @@ class Config:
                        f"h.{i}.mlp.c_fc": (C, 4 * C), f"h.{i}.mlp.c_proj": (4 * C, C)}
         shapes = {"wpe.weight": (2 * self.n_points, C)}  # positions; the last one is never read
         for name, shape in layers.items():
-            shapes[f"{name}.weight"], shapes[f"{name}.bias"] = shape, shape[-1:]  # (outputs,)
+            shapes |= {f"{name}.weight": shape, f"{name}.bias": shape[-1:]}
         return shapes
 
 
@@ -64,9 +59,7 @@ def linear(x, weight, bias):
 
     dx = dy W^T,  dW = x^T dy,  db = sum over rows of dy.
     """
-    y = x @ weight  # (M, O)
-    y += bias
-    return y, lambda dy: (dy @ weight.T, x.T @ dy, column_sums(dy))
+    return x @ weight + bias, lambda dy: (dy @ weight.T, x.T @ dy, column_sums(dy))
 
 
 def column_sums(x):
@@ -83,46 +76,29 @@ def layernorm(x, gain, bias, eps=1e-5):
     """
     C = x.shape[1]
     mean = lambda a: (a @ np.full(C, 1 / C, a.dtype))[:, None]  # (M, 1), by the BLAS, too
-    n = x - mean(x)
-    rstd = 1 / np.sqrt(mean(n * n) + eps)  # (M, 1)
-    n *= rstd
-    y = n * gain
-    y += bias
+    centred = x - mean(x)
+    rstd = 1 / np.sqrt(mean(centred**2) + eps)  # (M, 1)
+    n = centred * rstd
 
     def backward(dy):
         g = dy * gain
-        dx = g - mean(g)
-        dx -= n * mean(g * n)
-        dx *= rstd
+        dx = rstd * (g - mean(g) - n * mean(g * n))
         return dx, column_sums(dy * n), column_sums(dy)
 
-    return y, backward
+    return gain * n + bias, backward
 
 
 def gelu(x):
     """y = x p, p = (1 + tanh(u)) / 2, u = x (a + b x^2), a = sqrt(2/pi), b = 0.044715 a.
 
-    As dp/du = 2 p (1 - p):  dy/dx = p + 2 y (1 - p) (a + 3 b x^2). This is GPT-2's GELU.
+    As dp/du = 2 p (1 - p):  dy/dx = p + y (1 - p) (2 a + 6 b x^2). This is GPT-2's GELU.
     Source: Hendrycks, Gimpel 2016, arXiv 1606.08415, section 2.
     """
     a = math.sqrt(2 / math.pi)
     b = 0.044715 * a
-    p = b * (x * x)
-    p += a
-    p *= x  # u
-    np.tanh(p, out=p)
-    p += 1
-    p /= 2
+    p = (1 + np.tanh(x * (a + b * (x * x)))) / 2
     y = x * p
-
-    def backward(dy):
-        dx = y * (1 - p)
-        dx *= 2 * a + 6 * b * (x * x)
-        dx += p
-        dx *= dy
-        return dx
-
-    return y, backward
+    return y, lambda dy: dy * (p + y * (1 - p) * (2 * a + 6 * b * (x * x)))
 
 
 def attention(qkv, n_head):
@@ -172,13 +148,12 @@ def init_params(config, rng):
     """
     params = {}
     for name, shape in config.shapes().items():
-        if len(shape) == 1:
-            params[name] = np.full(shape, 0 if name.endswith("bias") else 1, np.float32)
-        else:
+        params[name] = np.full(shape, name.endswith("weight"), np.float32)  # right for vectors
+        if len(shape) == 2:
             std = 0.5 if name == "wpe.weight" else shape[0] ** -0.5
             if name.endswith("c_proj.weight"):
                 std /= math.sqrt(2 * config.n_layer)
-            params[name] = (std * rng.standard_normal(shape)).astype(np.float32)
+            params[name][:] = std * rng.standard_normal(shape)
     return params
 
 
@@ -189,20 +164,17 @@ def interleave(xs, ys):
     """
     B, N, d = xs.shape
     tokens = np.zeros((B, 2 * N, d), xs.dtype)
-    tokens[:, ::2] = xs
-    tokens[:, 1::2, 0] = ys
+    tokens[:, ::2], tokens[:, 1::2, 0] = xs, ys
     return tokens[:, :-1]
 
 
 def named(op, x, params, name):
-    """linear or layernorm with the parameters called name.weight and name.bias.
-
-    The backward takes the dict `grads`, too, to leave their gradients in it under these names.
-    """
-    y, op_backward = op(x, params[f"{name}.weight"], params[f"{name}.bias"])
+    """linear or layernorm with parameters by name; backward leaves their gradients in `grads`."""
+    weight, bias = f"{name}.weight", f"{name}.bias"
+    y, op_backward = op(x, params[weight], params[bias])
 
     def backward(dy, grads):
-        dx, grads[f"{name}.weight"], grads[f"{name}.bias"] = op_backward(dy)
+        dx, grads[weight], grads[bias] = op_backward(dy)
         return dx
 
     return y, backward
@@ -211,20 +183,19 @@ def named(op, x, params, name):
 def block(x, params, name, config, stride=1):
     """One pre-norm transformer block: h = x + attention(layernorm(x)), y = h + mlp(layernorm(h)).
 
-    x (B, T, C) -> y (B, T, C). In the last block, whose y is read at the x tokens alone, a stride
-    of 2 lets only these go on after attention.
+    x (B, T, C) -> y (B, T, C). After the last block, predictions are read at the x tokens alone:
+    there a stride of 2 lets only these go on after attention, y (B, N, C).
     """
-    B, T, C = x.shape
+    B, T, C = x.shape  # M = B T rows
     n1, ln_1_backward = named(layernorm, x.reshape(-1, C), params, f"{name}.ln_1")  # (M, C)
     qkv, c_attn_backward = named(linear, n1, params, f"{name}.attn.c_attn")  # (M, 3C)
     heads, attention_backward = attention(qkv.reshape(B, T, 3 * C), config.n_head)  # (B, T, C)
     attn, attn_c_proj_backward = named(linear, heads.reshape(-1, C), params, f"{name}.attn.c_proj")
-    h = (x + attn.reshape(B, T, C))[:, ::stride].reshape(-1, C)  # from here on, M is B N if strided
+    h = (x + attn.reshape(B, T, C))[:, ::stride].reshape(-1, C)  # with a stride, now M = B N
     n2, ln_2_backward = named(layernorm, h, params, f"{name}.ln_2")
     fc, c_fc_backward = named(linear, n2, params, f"{name}.mlp.c_fc")  # (M, 4C)
     act, gelu_backward = gelu(fc)
     mlp, mlp_c_proj_backward = named(linear, act, params, f"{name}.mlp.c_proj")  # (M, C)
-    y = h + mlp
 
     def backward(dy, grads):
         dy = dy.reshape(-1, C)
@@ -239,7 +210,7 @@ def block(x, params, name, config, stride=1):
         dn1 = c_attn_backward(dqkv.reshape(-1, 3 * C), grads)
         return dx + ln_1_backward(dn1, grads).reshape(B, T, C)
 
-    return y.reshape(B, -1, C), backward
+    return (h + mlp).reshape(B, -1, C), backward
 
 
 def transformer(params, config, xs, ys):
@@ -250,8 +221,7 @@ def transformer(params, config, xs, ys):
     x = x.reshape(B, T, C) + params["wpe.weight"][:T]
     block_backwards = []
     for i in range(config.n_layer):
-        stride = 2 if i == config.n_layer - 1 else 1  # after the last one, x tokens alone are read
-        x, block_backward = block(x, params, f"h.{i}", config, stride)
+        x, block_backward = block(x, params, f"h.{i}", config, 1 + (i == config.n_layer - 1))
         block_backwards.append(block_backward)
     n, ln_f_backward = named(layernorm, x.reshape(-1, C), params, "ln_f")  # (B N, C)
     predictions, read_out_backward = named(linear, n, params, "read_out")  # (B N, 1)
@@ -270,24 +240,20 @@ def transformer(params, config, xs, ys):
     return predictions.reshape(B, -1), backward
 
 
-# ---------------------------------------------------------------------------------- training
+# --------------------------------------------------------------------------------------- training
 
 def chunks(xs, *others):
     """The batch in parts of about 600 tokens: what one part computes with stays in the cache."""
-    tokens = len(xs) * (2 * xs.shape[1] - 1)
-    n = min(len(xs), math.ceil(tokens / 600))
+    n = min(len(xs), math.ceil(len(xs) * (2 * xs.shape[1] - 1) / 600))
     return zip(*(np.array_split(a, n) for a in (xs, *others)))
 
 
 def check_prompts(xs, ys, n_dims=None, n_points=None):
-    """ValueError, naming what is wrong, unless xs (B, N, d) and ys (B, N) are prompts.
-
-    Given n_dims, d must equal it; given n_points, N must not exceed it. B and N are at least 1.
-    """
+    """ValueError, saying what is wrong, unless xs (B, N, d) and ys (B, N) can be prompts."""
     for name, a in (("xs", xs), ("ys", ys)):
-        if not isinstance(a, np.ndarray) or a.dtype not in (np.float32, np.float64):
-            raise ValueError(f"{name} must be a float32 or float64 array, not "
-                             f"{getattr(a, 'dtype', type(a).__name__)}")
+        kind = getattr(a, "dtype", type(a).__name__)
+        if kind not in (np.float32, np.float64):
+            raise ValueError(f"{name} must be a float32 or float64 array, not {kind}")
         if not np.isfinite(a).all():
             raise ValueError(f"{name} must be finite, and holds {a[~np.isfinite(a)][0]}")
     if (xs.ndim != 3 or ys.shape != xs.shape[:2] or xs.size == 0
@@ -298,10 +264,9 @@ def check_prompts(xs, ys, n_dims=None, n_points=None):
 
 
 def predict(params, config, xs, ys):
-    """Predictions (B, N) of f(x_k), each from x_k and the examples before it.
+    """Predictions (B, N) of f(x_k), each from x_k and the examples before it: ys[:, -1] is not read.
 
-    So ys[:, -1] has no influence: where it is what you want to know, any finite number will do.
-    xs (B, N, d), ys (B, N), N up to config.n_points. Raises ValueError as check_prompts does.
+    N is at most config.n_points. Raises ValueError where check_prompts does.
     """
     check_prompts(xs, ys, config.n_dims, config.n_points)
     return np.concatenate([transformer(params, config, *chunk)[0] for chunk in chunks(xs, ys)])
@@ -335,10 +300,9 @@ def loss_weights(xs, ys):
     Without them, the few prompts of large values dominate the gradient. As w_k sees nothing of y_k
     or later, the posterior mean still has the least loss.
     """
-    B, N, d = xs.shape
-    before = np.concatenate([np.zeros_like(ys[:, :1]), np.cumsum(ys[:, :-1] ** 2, axis=1)], axis=1)
-    v = (1 + before) / np.arange(1, N + 1, dtype=ys.dtype)
-    return (1 + d) / (v * (1 + np.sum(xs * xs, axis=2)))
+    before = np.cumsum(np.pad(ys, ((0, 0), (1, 0)))[:, :-1] ** 2, axis=1)  # sum_{i<k} y_i^2
+    v = (1 + before) / np.arange(1, ys.shape[1] + 1, dtype=ys.dtype)
+    return (1 + xs.shape[2]) / (v * (1 + np.sum(xs * xs, axis=2)))
 
 
 def train_step(params, config, optimizer, xs, ys, weights=None):
@@ -351,10 +315,9 @@ def train_step(params, config, optimizer, xs, ys, weights=None):
 # ------------------------------------------------------------------------------------- optimisers
 
 class Adam:
-    """Adam: steps of about lr along the gradient's running mean over its running root mean square.
-
-    m = b1 m + (1 - b1) g,  v = b2 v + (1 - b2) g^2,
+    """Adam: m = b1 m + (1 - b1) g,  v = b2 v + (1 - b2) g^2,
     p -= lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps).
+
     Gradients whose norm, all together, exceeds `clip` are scaled down to it first.
     Source: Kingma, Ba 2015, arXiv 1412.6980, algorithm 1.
     """
@@ -383,9 +346,8 @@ class Adam:
 
 
 class Muon(Adam):
-    """Muon for the blocks' matrices, Adam for the rest.
+    """Muon for the blocks' matrices, Adam for the rest: the singular values of a step are all one.
 
-    A matrix's step is its momentum with all singular values set to about one:
     m = b m + g,  p -= lr sqrt(max(1, columns / rows)) U V^T,  where g + b m = U S V^T.
     Source: Jordan 2024, https://kellerjordan.github.io/posts/muon/
     """
@@ -408,22 +370,20 @@ class Muon(Adam):
 
 
 def orthogonalise(x):
-    """A matrix U S V^T with its singular values, the diagonal of S, set to about one (0.7 to 1.2).
+    """A matrix X = U S V^T with its singular values, the diagonal of S, set to about one.
 
-    Five Newton-Schulz steps X' = P X with P = a + b A + c A A, A = X X^T. As P is symmetric,
-    A' = X' X'^T = P A P. So the square matrices alone are iterated, of the smaller side, and the
-    product of the five P's multiplies X once, at the end. The numbers a, b, c are Jordan's.
+    Five Newton-Schulz steps X' = P X with P = a + b A + c A A, A = X X^T; a, b, c are Jordan's.
+    As A' = X' X'^T = P A P, only matrices of the smaller side are iterated; the product of all P's
+    meets X at the end.
     """
     if x.shape[0] > x.shape[1]:
         return orthogonalise(x.T).T
     x = x / (np.linalg.norm(x) + 1e-7)
-    A, one = x @ x.T, np.eye(len(x), dtype=x.dtype)
-    polynomial = lambda A: 3.4445 * one - 4.7750 * A + 2.0315 * (A @ A)
-    product = P = polynomial(A)
-    for _ in range(4):
-        A = P @ A @ P
-        P = polynomial(A)
-        product = P @ product
+    A, product = x @ x.T, np.eye(len(x), dtype=x.dtype)
+    a, b, c = 3.4445 * product, -4.7750, 2.0315
+    for _ in range(5):
+        P = a + b * A + c * (A @ A)
+        product, A = P @ product, P @ A @ P
     return product @ x
 
 
@@ -433,80 +393,68 @@ class Refused(ValueError):
     """The input is at fault, not the program: the message, of one line, is all its user needs."""
 
 
-@contextmanager
-def replacing(path):
-    """A binary file to write, which takes the place of `path` only once it is whole and on disk."""
-    path = Path(path)
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
+def write_whole(path, data):
+    """Write bytes to a file, whole or not at all: they replace it once they are on the disk."""
+    temporary = Path(f"{path}.{os.urandom(8).hex()}.tmp")
     try:
         with open(temporary, "xb") as file:
-            yield file
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as e:  # a full disk, say, does not name the file
-        raise OSError(e.errno, e.strerror or str(e), str(path)) from e
+        raise OSError(e.errno, e.strerror or e, str(path)) from e
     finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def save_checkpoint(path, params, config, optimizer=None, **extra):
-    """Write a run's parameters, its optimiser's state and what JSON can hold, atomically.
+    """Write a run's parameters, its optimiser's state and `extra`, which JSON can hold.
 
     What load_checkpoint would refuse raises an error here, too, before anything is written.
     """
+    state = optimizer.state if optimizer else {}
     arrays = {f"params/{name}": p for name, p in params.items()}
-    if optimizer is not None:
-        arrays |= {f"optimizer/{name}": a for name, a in optimizer.state.items()}
+    arrays |= {f"optimizer/{name}": a for name, a in state.items()}
     header = json.dumps({"format": 1, "config": asdict(config), "extra": extra})
-    packed = io.BytesIO()  # in memory, so that only the write can meet a full disk
+    packed = io.BytesIO()
     np.savez(packed, header=np.array(header), **arrays)
-    _unpack(packed, optimizer)
-    with replacing(path) as file:
-        file.write(packed.getbuffer())
+    _unpack(packed.getvalue(), state)
+    write_whole(path, packed.getbuffer())
 
 
 def load_checkpoint(path, optimizer=None):
     """Read a checkpoint: (params, config, extra). Restores the optimiser's state, if one is given.
 
-    Nothing in the file can run code: pickles are refused. Raises Refused, in one line that names
-    the file, where it is damaged or not what it should be; then nothing has been restored.
+    Nothing in the file can run code. Raises Refused, in one line that names the file, where it is
+    damaged or not what it should be; then nothing has been restored.
     """
-    with open(path, "rb") as file:
-        try:
-            config, extra, arrays = _unpack(file, optimizer)
-        except Exception as e:  # whatever a stranger's file can cause
-            why = str(e).split("\n")[0] or repr(e)
-            raise Refused(f"{path} is not a checkpoint that can be used: {why}") from e
-    if optimizer is not None:
-        optimizer.state = {name: arrays[f"optimizer/{name}"] for name in optimizer.state}
+    data, state = Path(path).read_bytes(), optimizer.state if optimizer else {}
+    try:
+        config, extra, arrays = _unpack(data, state)
+    except Exception as e:  # whatever a stranger's file can cause
+        why = f"{path} is not a checkpoint that can be used: {str(e) or repr(e)}"
+        raise Refused(why.split("\n")[0]) from e
+    state |= {name: arrays[f"optimizer/{name}"] for name in state}
     return {name: arrays[f"params/{name}"] for name in config.shapes()}, config, extra
 
 
-def _unpack(file, optimizer):
-    """Config, extra and arrays of a checkpoint; an error where anything is amiss."""
-    size = file.seek(0, os.SEEK_END)
-    file.seek(0)
-    if file.read(4) != b"PK\x03\x04":  # else NumPy would take it for a pickle
+def _unpack(data, state):
+    """Config, extra and arrays of a checkpoint's bytes; an error where anything is amiss."""
+    if data[:4] != b"PK\x03\x04":  # else NumPy would take it for a pickle
         raise ValueError("it is no .npz file")
-    file.seek(0)
-    npz = np.load(file, allow_pickle=False)
-    if sum(member.file_size for member in npz.zip.infolist()) > size:
+    npz = np.load(io.BytesIO(data), allow_pickle=False)
+    if sum(member.file_size for member in npz.zip.infolist()) > len(data):
         raise ValueError("it unpacks to more than it weighs")  # as a zip bomb does
     header = json.loads(str(npz["header"]))
     json.dumps(header, allow_nan=False)  # an error where a number is not finite
-    if header["format"] != 1 or type(header["extra"]) is not dict:
+    config, extra = Config(**header["config"]), header["extra"]
+    if header["format"] != 1 or type(extra) is not dict or config.n_layer > len(npz.files):
         raise ValueError("its header is not this program's")
-    config = Config(**header["config"])
-    if len(npz.files) < 12 * config.n_layer:  # before a billion names are made
-        raise ValueError(f"it has {len(npz.files)} arrays, too few for {config.n_layer} layers")
     shapes = {f"params/{name}": shape for name, shape in config.shapes().items()}
-    if optimizer is not None:
-        shapes |= {f"optimizer/{name}": a.shape for name, a in optimizer.state.items()}
+    shapes |= {f"optimizer/{name}": a.shape for name, a in state.items()}
     arrays = {name: npz[name] for name in shapes}  # and nothing else; zip checks every byte
     for name, a in arrays.items():
         if (a.shape, a.dtype) != (shapes[name], np.float32) or not np.isfinite(a).all():
-            raise ValueError(f"array {name} must be finite float32{shapes[name]}, not "
-                             f"{a.dtype}{a.shape}")
-    return config, header["extra"], arrays
+            raise ValueError(f"array {name} is not finite float32{shapes[name]}")
+    return config, extra, arrays

@@ -222,7 +222,7 @@ def train(run, save_seconds, progress, place):
         every = max(1, run.steps // 200)  # steps to a row of the training curve, their mean
         rows = [f"{i},{np.mean(losses[i - every:i]):.9g}\n"
                 for i in range(every, len(losses) + 1, every)]
-        write_text(run.path.with_suffix(".csv"), "".join(["step,loss\n", *rows]))
+        icl.write_whole(run.path.with_suffix(".csv"), "".join(["step,loss\n", *rows]).encode())
         state = {"losses": losses, "rng": rng.bit_generator.state}
         done = len(losses) == run.steps  # then the parameters are all that is still needed
         icl.save_checkpoint(run.path, params, e.config, None if done else optimizer,
@@ -355,12 +355,6 @@ def show_status(text, shown):
         say(text)
         return time.monotonic()
     return shown
-
-
-def write_text(path, text):
-    """Write a text file whole or not at all."""
-    with icl.replacing(path) as file:
-        file.write(text.encode())
 
 
 # ------------------------------------------------------------------------------------ statistics
@@ -995,7 +989,7 @@ def show(a, figures, runs, seconds):
     fewer = a.size == "tiny" or a.steps and a.steps < min(small.sparse_steps, small.sine_steps)
     for name, f in figures:
         svg = draw(f)
-        write_text(a.out / f"{name}-{f.name}.svg", svg)
+        icl.write_whole(a.out / f"{name}-{f.name}.svg", svg.encode())
         page.append(f"<figure>{svg}<figcaption>")
         for c in f.claims:
             verdict = c.verdict(fewer)
@@ -1005,10 +999,11 @@ def show(a, figures, runs, seconds):
                         f"<small>{html.escape(measured)}</small></p>")
             say(f"{name}  {verdict:13s}  {c.text}: {c.decisive.number}")
         page.append("</figcaption></figure>")
-    write_text(a.out / "results.csv", results_table(figures))
-    write_text(a.out / "run.txt", "\n".join(settings + [""] + details) + "\n")
-    write_text(a.out / "report.html", REPORT.format(
-        size=a.size, body="\n".join(page), settings=html.escape("\n".join(settings))))
+    report = REPORT.format(size=a.size, body="\n".join(page),
+                           settings=html.escape("\n".join(settings)))
+    for name, text in (("results.csv", results_table(figures)), ("report.html", report),
+                       ("run.txt", "\n".join([*settings, "", *details]) + "\n")):
+        icl.write_whole(a.out / name, text.encode())
     say(f"{a.out / 'report.html'} shows it all")
 
 
