@@ -264,7 +264,7 @@ def check_prompts(xs, ys, n_dims=None, n_points=None):
 
 
 def predict(params, config, xs, ys):
-    """Predictions (B, N) of f(x_k), each from x_k and the examples before it: ys[:, -1] is not read.
+    """Predictions (B, N) of f(x_k), each from x_k and the examples before it; ys[:, -1] is unread.
 
     N is at most config.n_points. Raises ValueError where check_prompts does.
     """

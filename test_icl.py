@@ -738,12 +738,12 @@ def experiment(name, models, size=train.SIZES["tiny"], prompts=500):
     """An experiment as if these predictors were its trained models."""
     e = train.make_experiment(name, replace(size, prompts=prompts))
     models = models(e) if callable(models) else models
-    return replace(e, models=models, noise={f"{m} model": (0.0, (0, 0)) for m in e.pretraining})
+    return replace(e, models=models, noise={m: (0.0, (0, 0)) for m in e.pretraining})
 
 def test_the_selection_weight_of_a_perfect_learner_is_the_posterior_and_of_a_specialist_0_or_1():
     e = experiment("sparse", {})
     for learner, weight in ((e.mixture, None), (e.classes["dense"], 0), (e.classes["sparse"], 1)):
-        e.models["mixture model"] = baselines.bayes(learner)
+        e.models["mixture"] = baselines.bayes(learner)
         figure, = train.selection(e, "dense", "sparse")
         for label in e.classes:
             ours = figure.mean(("mixture model", f"{label} functions"))
@@ -753,14 +753,14 @@ def test_the_selection_weight_of_a_perfect_learner_is_the_posterior_and_of_a_spe
     assert exact[0] > 0.5 and exact[1] > 0.99  # on sparse functions, after 1 and 2 examples
 
 def test_claims_read_off_figures_of_perfect_learners_hold_and_of_a_constant_do_not():
-    perfect = lambda e: {f"{m} model": baselines.bayes(c) for m, c in e.pretraining.items()}
+    perfect = lambda e: {m: baselines.bayes(c) for m, c in e.pretraining.items()}
     for name, job, prompts in (("sparse", (train.icl_curve, "sparse", "dense"), 1000),
                                ("sine", (train.weights,), 200)):
         e = experiment(name, perfect, train.SIZES["small"], prompts)
         for figure in job[0](e, *job[1:]):
             verdicts = {c.text: c.verdict(False) for c in figure.claims}
             assert set(verdicts.values()) == {"holds"}, verdicts
-    zero = {f"{m} model": lambda xs, ys: 0 * ys for m in ("dense", "sparse", "mixture")}
+    zero = {m: lambda xs, ys: 0 * ys for m in ("dense", "sparse", "mixture")}
     figure, = train.icl_curve(experiment("sparse", zero), "sparse", "dense")
     assert figure.claims[0].verdict(False) == "does not hold"
     assert abs(figure.mean(("mixture model", "sparse"))[-1] - 1) < 0.3

@@ -87,8 +87,7 @@ class Experiment:
 
     classes: name -> function class. pretraining: name of a model -> what it is trained on.
     steps: of training a specialist. at: after how many examples sweeps over other classes look.
-    models: "mixture model" and the like -> predictor, once trained. noise: the same -> its
-    effective label noise (see baselines.effective_noise) and the 95% interval.
+    models: name -> predictor, once trained. noise: name -> effective label noise and 95% interval.
     """
     name: str
     classes: dict
@@ -199,8 +198,9 @@ def runs_of(e, out):
 def train(run, save_seconds, progress, place):
     """Train a model to its end, going on from its checkpoint if there is one.
 
-    Writes the steps so far and the loss minus the optimum's to progress[place:place + 2], which the
-    parent process sees. Saves about every save_seconds; ends early when the parent is gone.
+    Writes the steps so far, the loss minus the optimum's and the seconds a step takes to three
+    numbers of `progress`, which the parent process sees. Saves about every save_seconds; ends early
+    when the parent is gone.
     """
     e, size, function_class = run.experiment, run.experiment.size, run.function_class
     params = icl.init_params(e.config, e.stream(run.model, 0))
@@ -209,11 +209,7 @@ def train(run, save_seconds, progress, place):
     losses, seconds = [], 0.0  # of every step; of all steps together
     if run.path.exists():
         params, extra = run.load(optimizer)
-        try:
-            losses, seconds = [float(v) for v in extra["losses"]], float(extra["seconds"])
-            rng.bit_generator.state = extra["rng"]
-        except (KeyError, TypeError, ValueError) as error:
-            raise icl.Refused(f"{run.path} holds no run to go on from: {error!r}") from error
+        losses, seconds, rng.bit_generator.state = extra["losses"], extra["seconds"], extra["rng"]
     xs, ys = sample_prompts(function_class, e.stream(run.model, "optimum"), 2000, e.n_points)
     errors = (baselines.bayes(function_class)(xs, ys) - ys) ** 2
     optimum = np.mean(icl.loss_weights(xs, ys) * errors)
@@ -231,8 +227,9 @@ def train(run, save_seconds, progress, place):
 
     run.path.parent.mkdir(parents=True, exist_ok=True)
     save()  # what stands in the way of saving shows now
-    saved, cost, parent = time.monotonic(), 0.0, multiprocessing.parent_process()
-    for step in range(len(losses), run.steps):
+    parent, first, begun = multiprocessing.parent_process(), len(losses), time.monotonic()
+    saved, cost = begun, 0.0
+    for step in range(first, run.steps):
         start = time.monotonic()
         schedule = min(1, (step + 1) / size.warmup) * (1 - step / run.steps)
         optimizer.lr, optimizer.matrix_lr = size.lr * schedule, size.matrix_lr * schedule
@@ -245,9 +242,10 @@ def train(run, save_seconds, progress, place):
             raise icl.Refused(f"{run.name} diverged at step {step + 1} with seed {e.seed}: "
                               f"{error}; lower the learning rates in SIZES") from error
         losses.append(loss)
-        progress[place:place + 2] = step + 1, np.mean(losses[-50:]) - optimum
         now = time.monotonic()
         seconds += now - start
+        progress[place:place + 3] = (step + 1, np.mean(losses[-50:]) - optimum,
+                                     (now - begun) / (step + 1 - first))
         if parent is not None and not parent.is_alive():
             return
         if now - saved > max(save_seconds, 60 * cost):  # saving takes less than 2% of the time
@@ -261,25 +259,19 @@ SAVE_SECONDS = 30  # between checkpoints
 
 def train_all(runs, processes):
     """Train the runs side by side, the longest first, with one status line for all."""
-    tokens = lambda run, steps: run.experiment.n_points * steps  # what the time is proportional to
-    runs = sorted(runs, key=lambda run: -tokens(run, run.steps))
-    progress = multiprocessing.get_context("spawn").Array("d", 2 * len(runs), lock=False)
-    started, first = time.monotonic(), {}
+    runs = sorted(runs, key=lambda run: -run.experiment.n_points * run.steps)
+    progress = multiprocessing.get_context("spawn").Array("d", 3 * len(runs), lock=False)
 
     def status(working):
-        step, over = np.reshape(progress, (-1, 2)).T
-        for i in working:
-            if step[i]:
-                first.setdefault(i, step[i] - 1)  # where it began, or was resumed
-        done = sum(tokens(runs[i], step[i] - first[i]) for i in first)
-        left = [tokens(run, run.steps - step[i]) for i, run in enumerate(runs)]
-        pace = (time.monotonic() - started) / max(done, 1)  # of all processes together
-        longest = max(left) * len(working)  # what they could do while the longest run ends
-        seconds = timedelta(seconds=round(pace * max(sum(left), longest)))
+        step, over, pace = np.reshape(progress, (-1, 3)).T
+        points = np.array([run.experiment.n_points for run in runs])  # what a step's time goes by
+        left = points * ([run.steps for run in runs] - step)
+        a_point = max(pace[i] / points[i] for i in working)  # seconds; 0 until one has begun
+        seconds = timedelta(seconds=round(a_point * max(left.sum() / len(working), left.max())))
         return ", ".join(f"{runs[i].name} {step[i]:,.0f}/{runs[i].steps:,d} {over[i]:+.3f}"
-                         for i in working) + (f"; {seconds} left" if done else "")
+                         for i in working) + (f"; {seconds} left" if seconds else "")
 
-    side_by_side([(train, run, SAVE_SECONDS, progress, 2 * i) for i, run in enumerate(runs)],
+    side_by_side([(train, run, SAVE_SECONDS, progress, 3 * i) for i, run in enumerate(runs)],
                  processes, status)
 
 
@@ -465,29 +457,29 @@ class Figure:
         return Z * v.std(0, ddof=1) / math.sqrt(len(v)) if len(v) > 1 else np.zeros(v.shape[1])
 
 
-def on(shown, errors):
-    """Errors by predictor as errors by (predictor, functions shown)."""
-    return {(predictor, shown): v for predictor, v in errors.items()}
+def on(shown, errors, models):
+    """Errors by predictor as errors by (predictor, functions shown), models called models."""
+    return {(f"{p} model" if p in models else p, shown): v for p, v in errors.items()}
 
 
 def noise_of(e, model):
     """The effective label noise of a model: value, (low, high). See baselines.effective_noise."""
-    pretraining = e.pretraining[model.removesuffix(" model")]
-    return baselines.effective_noise(e.models[model], pretraining, e.stream("noise", model),
-                                     e.n_points, min(1000, e.size.prompts))[:2]
+    return baselines.effective_noise(e.models[model], e.pretraining[model],
+                                     e.stream("noise", model), e.n_points,
+                                     min(1000, e.size.prompts))[:2]
 
 
-def noisy_learner(e, model="mixture model"):
+def noisy_learner(e, model="mixture"):
     """The ideal learner that believes in noise s, a model's effective label noise; and s."""
     s = float(np.nan_to_num(e.noise[model][0], nan=1.0, posinf=1.0))
-    return baselines.bayes(e.pretraining[model.removesuffix(" model")], s), s
+    return baselines.bayes(e.pretraining[model], s), s
 
 
 def noise_measure(e, model, **bound):
     """Measure of a model's effective label noise; half widths are those of the wider side."""
     value, (low, high) = e.noise[model]
     margin = max(high - value, value - low) if math.isfinite(value) else 0.0
-    return Measure(f"effective label noise of the {model}", value, margin, **bound)
+    return Measure(f"effective label noise of the {model} model", value, margin, **bound)
 
 
 def residual(what, a, b, **bound):
@@ -520,12 +512,11 @@ def icl_curve(e, shown, other):
     noisy_labels = ys + s * e.stream(name, "label noise").standard_normal(ys.shape)
     errors[NOISY] = (learner(xs, noisy_labels) - ys) ** 2
     error = {p: v.mean(1) for p, v in errors.items()}  # (B,), averaged over the numbers of examples
-    model, specialist, foreign = (error[f"{m} model"] for m in ("mixture", shown, other))
-    trained, half = errors["mixture model"], e.n_points // 2
+    model, trained, half = error["mixture"], errors["mixture"], e.n_points // 2
     halves = {"early": slice(1, max(2, half)), "late": slice(half, None)}
     claims = [
         Claim(f"near-optimal on {shown} functions", [
-            noise_measure(e, "mixture model", at_most=0.10),
+            noise_measure(e, "mixture", at_most=0.10),
             residual(f"its curve beside the {NOISY}'s", trained, errors[NOISY], at_most=0.03),
             residual("beside the exact optimum's", trained, errors[MIXED]),
             *(ratio(f"error over that learner's, {when}", trained[:, part].mean(1),
@@ -533,12 +524,12 @@ def icl_curve(e, shown, other):
             mean("error over the optimum of the mixture", model - error[MIXED])],
             known_at_small=True),
         Claim(f"no extra cost on {shown} functions for not knowing the class", [
-            ratio("error over the specialist's", model, specialist, at_most=1.1),
+            ratio("error over the specialist's", model, error[shown], at_most=1.1),
             ratio("the optimum pays", error[MIXED], error[OWN]),
-            noise_measure(e, "mixture model"), noise_measure(e, f"{shown} model")],
+            noise_measure(e, "mixture"), noise_measure(e, shown)],
             known_at_small=e.name == "sparse"),
         Claim(f"the {other} specialist fails on {shown} functions", [
-            ratio("error over the mixture model's", foreign, model, at_least=2)],
+            ratio("error over the mixture model's", error[other], model, at_least=2)],
             known_at_small=True)]
     if shown == "dense":
         claims.append(Claim("as good as least squares on dense functions", [
@@ -550,7 +541,7 @@ def icl_curve(e, shown, other):
             known_at_small=True))
     return [Figure(name, f"{shown.capitalize()} functions: the mixture model beside its specialist",
                    "examples in the prompt", np.arange(e.n_points),
-                   on(shown, errors), claims=claims)]
+                   on(shown, errors, e.models), claims=claims)]
 
 
 def sweep(e, name, classes, predictors):
@@ -579,9 +570,9 @@ def sweep(e, name, classes, predictors):
 
 def distances(out, i, control, x):
     """How far the mixture model's predictions are from others', at place i of a sweep."""
-    model = out["mixture model"][:, i]
-    return [mean(f"at {x[i]:g}, squared distance to the {p}", ((model - out[p][:, i]) ** 2).mean(1))
-            for p in (NOISY, MIXED, control)]
+    model, names = out["mixture"][:, i], {NOISY: NOISY, MIXED: MIXED, control: f"{control} model"}
+    return [mean(f"at {x[i]:g}, squared distance to the {name}",
+                 ((model - out[p][:, i]) ** 2).mean(1)) for p, name in names.items()]
 
 
 def failure(shown, model, mixed, own, **bound):
@@ -599,22 +590,24 @@ def non_zeros(e):
     out, errors = sweep(e, "nnz", {k: SparseLinear(d, int(k)) for k in x},
                         e.models | {"least squares": baselines.least_squares})
     f = Figure("nnz", f"From sparse to dense, {after(e)}", f"non-zero coefficients of {d}", x,
-               on(shown, errors))
-    pairs = [("mixture model", "dense model"), ("mixture model", "sparse model"),
-             ("dense model", "sparse model"), ("mixture model", MIXED)]
-    apart = [((out[a] - out[b]) ** 2).mean(2) for a, b in pairs]
+               on(shown, errors, e.models))
+    pairs = {"mixture to dense model": ("mixture", "dense"),
+             "mixture to sparse model": ("mixture", "sparse"),
+             "dense to sparse model": ("dense", "sparse"),
+             f"mixture model to {MIXED}": ("mixture", MIXED)}
+    apart = {pair: ((out[a] - out[b]) ** 2).mean(2) for pair, (a, b) in pairs.items()}
     g = Figure("nnz-distance", f"Whose predictions are they {after(e)}?", f.xlabel, x,
-               on(shown, dict(zip((f"{a} to {b}" for a, b in pairs), apart))), "squared distance")
+               on(shown, apart, ()), "squared distance")
     places = (x > e.size.nnz) & (x <= min(7, d - 1)) & ~np.isnan(errors[OWN]).any(0)
     if places.any():
         where = " to ".join(dict.fromkeys(str(k) for k in x[places][[0, -1]])) + " non-zeros"
         average = lambda v: v[:, places].mean(1)
-        model, mixed, own = (average(errors[p]) for p in ("mixture model", MIXED, OWN))
+        model, mixed, own = (average(errors[p]) for p in ("mixture", MIXED, OWN))
         f.claims = [Claim(f"at {where} it leaves the optimum", [
             mean("error over the optimum for these functions", model - own, at_least=0.02),
-            *(m for i in np.flatnonzero(places)[:2] for m in distances(out, i, "dense model", x))]),
+            *(m for i in np.flatnonzero(places)[:2] for m in distances(out, i, "dense", x))]),
             failure(where, model, mixed, own, at_least=0.5)]
-        to_dense, to_sparse, between = (average(v) for v in apart[:3])
+        to_dense, to_sparse, between = map(average, list(apart.values())[:3])
         g.claims = [Claim(f"at {where} its predictions lie between the specialists'", [
             ratio("squared distance to the dense model, as a share of theirs", to_dense, between,
                   at_most=1),
@@ -632,11 +625,11 @@ def weights(e):
     x = np.linspace(0, 1, 11)
     out, errors = sweep(e, "weights", {w: combine(e, w) for w in x}, e.models)
     errors = {p: v / (x**2 + (1 - x) ** 2) for p, v in errors.items()}
-    at = lambda w, p="mixture model": errors[p][:, round(10 * w)]  # (B,), at weight w
+    at = lambda w, p="mixture": errors[p][:, round(10 * w)]  # (B,), at weight w
     return [Figure(
         "weights", f"Between the two classes, {after(e)}",
         "weight w of w line + (1 - w) sinusoid", x,
-        on("x line + (1 - x) sinusoid", errors),
+        on("x line + (1 - x) sinusoid", errors, e.models),
         "squared error / Var f", log="y", claims=[
             Claim("the error rises from both classes to the combination", [
                 mean("at weight 0.2, over the sinusoids'", at(0.2) - at(0), at_least=0),
@@ -644,28 +637,28 @@ def weights(e):
             Claim("it fails on half of each", [
                 mean("error over the optimum there", at(0.5) - at(0.5, OWN), at_least=0.02),
                 ratio("times that on sinusoids", at(0.5), at(0)),
-                mean("the sinusoid specialist's error", at(0.5, "sinusoid model")),
-                *distances(out, 5, "sinusoid model", x)], True),
+                mean("the sinusoid specialist's error", at(0.5, "sinusoid")),
+                *distances(out, 5, "sinusoid", x)], True),
             failure("half of each", at(0.5), at(0.5, MIXED), at(0.5, OWN), at_least=0.5)])]
 
 
 def frequencies(e):
     """Sinusoids of any frequency, common and rare in pretraining."""
     x = np.array([0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 4, 5, 7, 10])
-    models = {m: predict for m, predict in e.models.items() if m != "linear model"}
+    models = {m: predict for m, predict in e.models.items() if m != "linear"}
     out, errors = sweep(e, "frequency", {w: Sinusoid(frequency=float(w)) for w in x}, models)
     density = e.classes["sinusoid"].density(x)
-    at = lambda i, p="mixture model": errors[p][:, i]
+    at = lambda i, p="mixture": errors[p][:, i]
     times = lambda i, **bound: ratio(f"at {x[i]:.2g}, times that at {x[density.argmax()]:.2g}",
                                      at(i), at(density.argmax()), **bound)
     return [Figure(
         "frequency", f"Common and rare frequencies, {after(e)}",
         "frequency (radians per unit of x)", x,
-        on("sinusoids of frequency x", errors), log="xy",
+        on("sinusoids of frequency x", errors, e.models), log="xy",
         backdrop=("density in pretraining", density), claims=[
             Claim("it fails at high frequencies, rare in pretraining", [
                 times(-1, at_least=10), times(0),
-                *(m for i in (9, 11, 13) for m in distances(out, i, "sinusoid model", x))],
+                *(m for i in (9, 11, 13) for m in distances(out, i, "sinusoid", x))],
                 known_at_small=True),
             failure(f"frequency {x[-1]:.2g}", at(-1), at(-1, MIXED), at(-1, OWN), at_most=0.1)])]
 
@@ -697,16 +690,15 @@ def selection(e, *labels):
             return w + (share - w * step**2) / power  # a ratio of means, to first order
 
         for model, predict in e.models.items():
-            name = model.removesuffix(" model")
-            if isinstance(e.pretraining[name], Mixture):  # a specialist has nothing to choose
-                p = baselines.class_probabilities(e.pretraining[name])(xs, ys)[:, :, 1]
+            if isinstance(e.pretraining[model], Mixture):  # a specialist has nothing to choose
+                p = baselines.class_probabilities(e.pretraining[model])(xs, ys)[:, :, 1]
                 learner, s = noisy_learner(e, model)
                 trio = [weight(m) for m in (predict(xs, ys), (1 - p) * a + p * b,
                                             learner(xs, ys + s * z))]
-                weights |= {(f"{name} {who}", f"{label} functions"): w
+                weights |= {(f"{model} {who}", f"{label} functions"): w
                             for who, w in zip(("model", "posterior", "noisy learner"), trio)}
                 off.setdefault(model, []).append(trio[0] - trio[1])
-    claims = [Claim(f"the {model} selects a class as Bayes does", [
+    claims = [Claim(f"the {model} model selects a class as Bayes does", [
         farthest("weight off the posterior's by", np.concatenate(values, 1), at_most=0.1)])
         for model, values in off.items() if not np.isnan(values).all()]
     known = ~np.isnan([w[0] for w in weights.values()]).all(0)  # (N - 1,): some weight is defined
@@ -730,7 +722,7 @@ def predicted_functions(e, n_examples=10):
         f, examples = combine(e, w).sample(rng, 1), rng.uniform(-2.2, 2.2, n)
         xs = np.float32([[*examples, x] for x in grid])[..., None]  # (101, n + 1, 1)
         ys = np.float32(f(xs.reshape(1, -1, 1)).reshape(len(grid), -1))
-        curves = {"true function": ys, "mixture model": e.models["mixture model"](xs, ys),
+        curves = {"true function": ys, "mixture model": e.models["mixture"](xs, ys),
                   MIXED: baselines.bayes(e.mixture)(xs, ys)}
         figures.append(Figure(
             f"functions-{name}", f"Learned from {n} examples: {title}", "x", grid,
@@ -751,7 +743,7 @@ EVALUATION = {  # experiment: its jobs, each a function and what it takes beside
 def evaluate(e, out, job):
     """The figures of one job, in a process of its own."""
     function, *arguments = job
-    models = {f"{run.model} model": run.predictor() for run in runs_of(e, out)}
+    models = {run.model: run.predictor() for run in runs_of(e, out)}
     return function(replace(e, models=models), *arguments)
 
 
@@ -762,8 +754,8 @@ def rehearse(e, out):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a handful of prompts makes no statistics
-            few = replace(few, noise={f"{m} model": evaluate(few, out, (noise_of, f"{m} model"))
-                                      for m in e.pretraining})
+            noise = {m: evaluate(few, out, (noise_of, m)) for m in e.pretraining}
+            few = replace(few, noise=noise)
             for job in EVALUATION[e.name]:
                 for figure in evaluate(few, out, job):
                     draw(figure)
@@ -967,10 +959,10 @@ def run(a):
     start = time.monotonic()
     side = lambda jobs: side_by_side(jobs, a.processes, lambda working: (
         f"evaluating, job {max(working, default=0) + 1} of {len(jobs)}"))
-    names = [(e, f"{m} model") for e in experiments for m in e.pretraining]
-    noise = side([(evaluate, e, a.out, (noise_of, model)) for e, model in names])
-    for (e, model), value in zip(names, noise):  # which many of the figures need
-        e.noise[model] = value
+    models = [(e, m) for e in experiments for m in e.pretraining]
+    noise = side([(evaluate, e, a.out, (noise_of, m)) for e, m in models])
+    for (e, m), value in zip(models, noise):  # which many of the figures need
+        e.noise[m] = value
     jobs = [(evaluate, e, a.out, job) for e in experiments for job in EVALUATION[e.name]]
     results = side(jobs)
     figures = [(job[1].name, f) for job, result in zip(jobs, results) for f in result]

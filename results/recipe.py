@@ -122,7 +122,7 @@ def measure(name, seed, steps):
           mock.patch.object(icl, "Muon", variant.get("optimizer", icl.Muon)),
           mock.patch.object(icl, "loss_weights", variant.get("weights", icl.loss_weights))):
         run = train.Run(e, "sparse", steps, Path(folder) / "sparse.npz")
-        train.train(run, math.inf, [0, 0], 0)
+        train.train(run, math.inf, [0] * 3, 0)
         model = run.predictor()
     c = run.function_class
     xs, ys = sample_prompts(c, np.random.default_rng(seed), 5000, e.n_points)

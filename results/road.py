@@ -41,7 +41,7 @@ def road(pretraining, n_points, batch, steps, classes):
                          steps, [])
     with tempfile.TemporaryDirectory() as folder:
         run = train.Run(e, "model", steps, Path(folder) / "model.npz")
-        train.train(run, math.inf, [0, 0], 0)
+        train.train(run, math.inf, [0] * 3, 0)
         model, seconds = run.predictor(), run.load()[1]["seconds"]
     lines = [f"\n{pretraining}", f"  {steps:,d} steps of {batch} prompts: {seconds:,.0f} seconds, "
              f"{seconds / steps:.3f} a step"]
