@@ -75,13 +75,14 @@ def assert_gradients(f, gradients, inputs):
     """Each analytic gradient of the scalar f(*inputs) against central differences, in float64."""
     relative = []
     for i, (x, gradient) in enumerate(zip(inputs, gradients, strict=True)):
+        assert gradient.shape == x.shape, f"input {i}: shape {gradient.shape}, not {x.shape}"
         numeric, h = np.zeros_like(x), np.zeros_like(x)
         for place in np.ndindex(x.shape):
             h[place] = 1e-5
             above, below = (f(*inputs[:i], x + step, *inputs[i + 1:]) for step in (h, -h))
             numeric[place], h[place] = (above - below) / 2e-5, 0
         relative.append(np.linalg.norm(gradient - numeric) / max(np.linalg.norm(numeric), 1e-8))
-        assert gradient.shape == x.shape and relative[i] < 1e-6, f"input {i}: {relative[i]:.2g} off"
+        assert relative[i] < 1e-6, f"input {i}: {relative[i]:.2g} off"
     note(f"relative error {max(relative):.0e}")
 
 def assert_operation(op, *inputs):
