@@ -973,6 +973,25 @@ def test_the_scripts_in_results_run_for_a_few_steps():
                              capture_output=True, timeout=120)
         assert out.returncode == 0 and len(out.stdout.splitlines()) >= 3, out.stderr
 
+def test_exercises_of_the_lab_that_name_tests_fail_blanked_and_pass_whole():
+    if not SLOW:
+        return
+    lab = (HERE / "course/lab.md").read_text(encoding="utf-8")
+    blanked = {name: functions for functions, name in
+               re.findall(r"blank.py ([a-z_. ]+) --out blank/(\w+)\n", lab)}
+    tests = dict(re.findall(r"python blank/(\w+)/test_icl.py (.+)\n", lab))
+    run = lambda *arguments: subprocess.run([sys.executable, *map(str, arguments)], cwd=HERE,
+                                            capture_output=True, text=True, timeout=120)
+    with scratch() as folder:
+        assert run("course/blank.py", "--out", folder / "whole").returncode == 0
+        for name, functions in blanked.items():
+            copy, words = folder / name, tests[name].split()
+            assert run("course/blank.py", *functions.split(), "--out", copy).returncode == 0
+            assert "again" in run(copy / "test_icl.py", *words).stdout, name
+            whole = run(folder / "whole/test_icl.py", *words)
+            assert whole.returncode == 0, whole.stdout
+    note(f"{len(blanked)} exercises")
+
 def test_bad_command_lines_are_refused_with_status_2_before_anything_is_written():
     bad = [["--steps", "0"], ["--steps", "x"], ["--seed", "-1"], ["--processes", "0"], ["--bogus"],
            ["--experiment", "cubic"], ["--only", "nobody"], ["--tiny", "--small"], ["extra"],
