@@ -4,8 +4,8 @@ A prompt x_1, f(x_1), x_2, f(x_2), ..., x_N is a sequence of vectors. The transf
 left to right. At every x_k it predicts f(x_k), and it has seen the examples 1..k-1 only.
 
 An operation returns its output and a function: y, backward = layernorm(x, gain, bias). Given dy,
-the gradient of the loss with respect to y, backward(dy) returns the gradients with respect to the
-inputs, in their order. The gradient of a tensor `fc` is called `dfc`.
+the gradient of the loss with respect to y, backward(dy) returns those with respect to the inputs,
+in their order (the model's put those of parameters into a dict `grads`). That of `fc` is `dfc`.
 
 Shapes: B prompts, N points, T = 2N - 1 tokens, M = BT rows, C channels, H heads, D = C / H, d dims.
 """
@@ -23,7 +23,7 @@ import numpy as np
 class Config:
     """Shape of a model, by default the paper's (arXiv 2311.00871).
 
-    Raises ValueError where a number is not a positive integer or n_head does not divide n_embd.
+    All must be positive integers, and n_embd a multiple of n_head; else ValueError.
     """
     n_dims: int    # d, of the inputs x
     n_points: int  # N, of the longest prompt
@@ -46,7 +46,7 @@ class Config:
             layers |= {f"h.{i}.ln_1": (C,), f"h.{i}.attn.c_attn": (C, 3 * C),
                        f"h.{i}.attn.c_proj": (C, C), f"h.{i}.ln_2": (C,),
                        f"h.{i}.mlp.c_fc": (C, 4 * C), f"h.{i}.mlp.c_proj": (4 * C, C)}
-        shapes = {"wpe.weight": (2 * self.n_points, C)}  # positions; the last one is never read
+        shapes = {"wpe.weight": (2 * self.n_points, C)}  # positions; no token has the last one
         for name, shape in layers.items():
             shapes |= {f"{name}.weight": shape, f"{name}.bias": shape[-1:]}
         return shapes
@@ -74,8 +74,7 @@ def layernorm(x, gain, bias, eps=1e-5):
     dx = (g - mean(g) - n mean(g n)) / sqrt(var + eps).
     Source: Ba, Kiros, Hinton 2016, arXiv 1607.06450, section 3.
     """
-    C = x.shape[1]
-    mean = lambda a: (a @ np.full(C, 1 / C, a.dtype))[:, None]  # (M, 1), by the BLAS, too
+    mean = lambda a: (a @ np.full(a.shape[1], 1 / a.shape[1], a.dtype))[:, None]  # (M, 1), BLAS too
     centred = x - mean(x)
     rstd = 1 / np.sqrt(mean(centred**2) + eps)  # (M, 1)
     n = centred * rstd
@@ -113,9 +112,10 @@ def attention(qkv, n_head):
     split = lambda a: a.reshape(B, T, -1, n_head, C // n_head).transpose(2, 0, 3, 1, 4)
     q, k, v = split(qkv)  # (B, H, T, D) each
     q = q * (C // n_head) ** -0.5
-    # Keys come first in memory: to sum over them is to add long rows. It saves 9% of a step.
-    p = np.empty((T, B, n_head, T), qkv.dtype).transpose(1, 2, 0, 3)  # (B, H, keys, queries)
-    np.matmul(k, q.swapaxes(2, 3), out=p)  # s
+    # p (B, H, keys, queries) holds the scores until the softmax. In memory keys come first: to sum
+    # over them is then to add long rows, which saves 9% of a step.
+    p = np.empty((T, B, n_head, T), qkv.dtype).transpose(1, 2, 0, 3)
+    np.matmul(k, q.swapaxes(2, 3), out=p)
     p += np.tril(np.full((T, T), -np.inf, qkv.dtype), -1)  # forbids keys j > i, below the diagonal
     p -= p.max(axis=2, keepdims=True)
     np.exp(p, out=p)
@@ -148,7 +148,7 @@ def init_params(config, rng):
     """
     params = {}
     for name, shape in config.shapes().items():
-        params[name] = np.full(shape, name.endswith("weight"), np.float32)  # right for vectors
+        params[name] = np.full(shape, name.endswith("weight"), np.float32)  # 1 or 0
         if len(shape) == 2:
             std = 0.5 if name == "wpe.weight" else shape[0] ** -0.5
             if name.endswith("c_proj.weight"):
@@ -162,8 +162,7 @@ def interleave(xs, ys):
 
     xs (B, N, d), ys (B, N) -> (B, 2N - 1, d). Source: Garg et al. 2022, arXiv 2208.01066.
     """
-    B, N, d = xs.shape
-    tokens = np.zeros((B, 2 * N, d), xs.dtype)
+    tokens = np.zeros((len(xs), 2 * xs.shape[1], xs.shape[2]), xs.dtype)
     tokens[:, ::2], tokens[:, 1::2, 0] = xs, ys
     return tokens[:, :-1]
 
@@ -191,7 +190,7 @@ def block(x, params, name, config, stride=1):
     qkv, c_attn_backward = named(linear, n1, params, f"{name}.attn.c_attn")  # (M, 3C)
     heads, attention_backward = attention(qkv.reshape(B, T, 3 * C), config.n_head)  # (B, T, C)
     attn, attn_c_proj_backward = named(linear, heads.reshape(-1, C), params, f"{name}.attn.c_proj")
-    h = (x + attn.reshape(B, T, C))[:, ::stride].reshape(-1, C)  # with a stride, now M = B N
+    h = (x + attn.reshape(B, T, C))[:, ::stride].reshape(-1, C)  # (M, C), with a stride (B N, C)
     n2, ln_2_backward = named(layernorm, h, params, f"{name}.ln_2")
     fc, c_fc_backward = named(linear, n2, params, f"{name}.mlp.c_fc")  # (M, 4C)
     act, gelu_backward = gelu(fc)
@@ -221,7 +220,8 @@ def transformer(params, config, xs, ys):
     x = x.reshape(B, T, C) + params["wpe.weight"][:T]
     block_backwards = []
     for i in range(config.n_layer):
-        x, block_backward = block(x, params, f"h.{i}", config, 1 + (i == config.n_layer - 1))
+        stride = 2 if i == config.n_layer - 1 else 1
+        x, block_backward = block(x, params, f"h.{i}", config, stride)
         block_backwards.append(block_backward)
     n, ln_f_backward = named(layernorm, x.reshape(-1, C), params, "ln_f")  # (B N, C)
     predictions, read_out_backward = named(linear, n, params, "read_out")  # (B N, 1)
@@ -257,16 +257,16 @@ def check_prompts(xs, ys, n_dims=None, n_points=None):
         if not np.isfinite(a).all():
             raise ValueError(f"{name} must be finite, and holds {a[~np.isfinite(a)][0]}")
     if (xs.ndim != 3 or ys.shape != xs.shape[:2] or xs.size == 0
-            or xs.shape[2] != (n_dims or xs.shape[2]) or xs.shape[1] > (n_points or math.inf)):
+            or n_dims not in (None, xs.shape[2]) or xs.shape[1] > (n_points or math.inf)):
         most = f", N at most {n_points}" if n_points else ""
         raise ValueError(f"xs must be (B, N, {n_dims or 'd'}) and ys (B, N){most}, nothing empty, "
                          f"not {xs.shape} and {ys.shape}")
 
 
 def predict(params, config, xs, ys):
-    """Predictions (B, N) of f(x_k), each from x_k and the examples before it; ys[:, -1] is unread.
+    """Predictions (B, N) of f(x_k), each from x_k and the examples before it.
 
-    N is at most config.n_points. Raises ValueError where check_prompts does.
+    So ys[:, -1] has no effect; it must be finite. Raises ValueError where check_prompts does.
     """
     check_prompts(xs, ys, config.n_dims, config.n_points)
     return np.concatenate([transformer(params, config, *chunk)[0] for chunk in chunks(xs, ys)])
@@ -281,13 +281,13 @@ def loss_and_grads(params, config, xs, ys, weights=None):
     weights = np.ones_like(ys) if weights is None else weights
     if np.shape(weights) != ys.shape:
         raise ValueError(f"weights must have shape {ys.shape} like ys, not {np.shape(weights)}")
-    np.empty(31 << 20, np.uint8)  # having freed so much, glibc keeps what is freed: 10% at tiny
+    np.empty(31 << 20, np.uint8)  # freed at once; from then on glibc keeps freed memory: 10%
     loss, grads = 0.0, {name: np.zeros_like(p) for name, p in params.items()}
     for xs_part, ys_part, weights_part in chunks(xs, ys, weights):
         predictions, backward = transformer(params, config, xs_part, ys_part)
         error = predictions - ys_part
         dpredictions = weights_part * error * (2 / ys.size)
-        loss += float(np.sum(dpredictions * error)) / 2
+        loss += float(np.sum(dpredictions * error)) / 2  # the part's sum of w error^2 / ys.size
         for name, grad in backward(dpredictions).items():
             grads[name] += grad
     return loss, grads
@@ -346,7 +346,7 @@ class Adam:
 
 
 class Muon(Adam):
-    """Muon for the blocks' matrices, Adam for the rest: the singular values of a step are all one.
+    """Muon for the blocks' matrices, Adam for the rest.
 
     m = b m + g,  p -= lr sqrt(max(1, columns / rows)) U V^T,  where g + b m = U S V^T.
     Source: Jordan 2024, https://kellerjordan.github.io/posts/muon/
@@ -359,7 +359,7 @@ class Muon(Adam):
 
     def update(self, params, grads):
         """One step, in place, as Adam.update."""
-        scale = super().update(params, grads)
+        scale = super().update(params, grads)  # clips all, steps all but the matrices
         for name in self.matrices:
             p, m, g = params[name], self.state[f"m.{name}"], grads[name] * scale
             m *= self.momentum
@@ -373,16 +373,16 @@ def orthogonalise(x):
     """A matrix X = U S V^T with its singular values, the diagonal of S, set to about one.
 
     Five Newton-Schulz steps X' = P X with P = a + b A + c A A, A = X X^T; a, b, c are Jordan's.
-    As A' = X' X'^T = P A P, only matrices of the smaller side are iterated; the product of all P's
+    As A' = X' X'^T = P A P, only matrices of the smaller side are iterated: the product of all P's
     meets X at the end.
     """
     if x.shape[0] > x.shape[1]:
         return orthogonalise(x.T).T
     x = x / (np.linalg.norm(x) + 1e-7)
-    A, product = x @ x.T, np.eye(len(x), dtype=x.dtype)
-    a, b, c = 3.4445 * product, -4.7750, 2.0315
+    one = np.eye(len(x), dtype=x.dtype)
+    A, product = x @ x.T, one
     for _ in range(5):
-        P = a + b * A + c * (A @ A)
+        P = 3.4445 * one - 4.7750 * A + 2.0315 * (A @ A)
         product, A = P @ product, P @ A @ P
     return product @ x
 
@@ -416,10 +416,9 @@ def save_checkpoint(path, params, config, optimizer=None, **extra):
     state = optimizer.state if optimizer else {}
     arrays = {f"params/{name}": p for name, p in params.items()}
     arrays |= {f"optimizer/{name}": a for name, a in state.items()}
-    header = json.dumps({"format": 1, "config": asdict(config), "extra": extra})
-    packed = io.BytesIO()
-    np.savez(packed, header=np.array(header), **arrays)
-    _unpack(packed.getvalue(), state)
+    header, packed = {"format": 1, "config": asdict(config), "extra": extra}, io.BytesIO()
+    np.savez(packed, header=np.array(json.dumps(header)), **arrays)
+    _unpack(packed.getvalue(), state)  # an error now, not when it is read
     write_whole(path, packed.getbuffer())
 
 
@@ -429,13 +428,14 @@ def load_checkpoint(path, optimizer=None):
     Nothing in the file can run code. Raises Refused, in one line that names the file, where it is
     damaged or not what it should be; then nothing has been restored.
     """
-    data, state = Path(path).read_bytes(), optimizer.state if optimizer else {}
+    data = Path(path).read_bytes()
+    state = optimizer.state if optimizer else {}
     try:
         config, extra, arrays = _unpack(data, state)
     except Exception as e:  # whatever a stranger's file can cause
         why = f"{path} is not a checkpoint that can be used: {str(e) or repr(e)}"
         raise Refused(why.split("\n")[0]) from e
-    state |= {name: arrays[f"optimizer/{name}"] for name in state}
+    state |= {name: arrays[f"optimizer/{name}"] for name in state}  # in place: the optimiser's own
     return {name: arrays[f"params/{name}"] for name in config.shapes()}, config, extra
 
 

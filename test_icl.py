@@ -945,7 +945,7 @@ def test_a_size_that_cannot_be_is_refused_in_one_line_before_training_and_all_ot
              dict(n_dims=20, nnz=3), *(dict(sparse_points=n, sine_points=n) for n in (2, 3, 8)),
              dict(prompts=2)]
     for edit in edits:
-        for name in ("sparse",) if "n_dims" in edit or "nnz" in edit else train.EXPERIMENTS:
+        for name in ("sparse",) if "n_dims" in edit or "nnz" in edit else train.EVALUATION:
             e = train.make_experiment(name, replace(tiny, **edit))
             train.rehearse(e, Path("nowhere"))
     impossible = [dict(n_head=3), dict(nnz=4), dict(n_dims=0), dict(sparse_points=1),

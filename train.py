@@ -8,8 +8,8 @@
     python train.py --small         an evening on a laptop: the paper's findings, measured
     python train.py                 the paper's size: 12 layers, 256 channels
 
-An experiment trains three models: one on each of two function classes (the specialists) and one on
-their 50:50 mixture. Then all predictors, trained or computed, are evaluated on the same fresh
+An experiment trains a model on each of two function classes (the specialists) and one on their
+50:50 mixture. Then all predictors, trained or computed, are evaluated on the same fresh
 prompts. Each figure stands with the claims that are read off it, the paper's (arXiv 2311.00871) and
 some of our own.
 
@@ -53,7 +53,7 @@ from tasks import ConvexCombination, DenseLinear, Mixture, Sinusoid, SparseLinea
 
 @dataclass(frozen=True)
 class Size:
-    """How big a run is. The learning rates fall in a line to zero, after a linear warm-up."""
+    """How big a run is. The learning rates rise linearly, then fall linearly to zero."""
     n_layer: int
     n_head: int
     n_embd: int
@@ -86,7 +86,7 @@ class Experiment:
     """Two classes of functions, and models that are trained on one of them or on a mixture.
 
     classes: name -> function class. pretraining: name of a model -> what it is trained on.
-    steps: of training a specialist. at: after how many examples sweeps over other classes look.
+    steps: of training a specialist. at: the numbers of examples at which sweeps measure.
     models: name -> predictor, once trained. noise: name -> effective label noise and 95% interval.
     """
     name: str
@@ -115,9 +115,6 @@ class Experiment:
         return np.random.default_rng([self.seed, zlib.crc32(words.encode())])
 
 
-EXPERIMENTS = ("sparse", "sine", "shares")
-
-
 def make_experiment(name, size, seed=0):
     """The experiment of that name at a size.
 
@@ -135,11 +132,11 @@ def make_experiment(name, size, seed=0):
         n_points, steps = size.sine_points, size.sine_steps
         at = list(range(1, n_points))[-5:]  # the last five
     mixture = lambda *weights: Mixture(tuple(classes.values()), weights or None)
-    models = classes | {"mixture": mixture()}
+    pretraining = classes | {"mixture": mixture()}
     if name == "shares":
-        models = {"rare-linear": mixture(0.1, 0.9), "equal": mixture(0.5, 0.5),
-                  "rare-sinusoid": mixture(0.9, 0.1)}
-    return Experiment(name, classes, models, size, n_points, steps, at, seed)
+        pretraining = {"rare-linear": mixture(0.1, 0.9), "equal": mixture(0.5, 0.5),
+                       "rare-sinusoid": mixture(0.9, 0.1)}
+    return Experiment(name, classes, pretraining, size, n_points, steps, at, seed)
 
 
 # -------------------------------------------------------------------------------------- training
@@ -167,6 +164,9 @@ class Run:
                 "class": str(self.function_class), **asdict(e.config),
                 **{k: getattr(e.size, k) for k in ("batch", "lr", "matrix_lr", "warmup")}}
 
+    def initial(self):
+        return icl.init_params(self.experiment.config, self.experiment.stream(self.model, 0))
+
     def load(self, optimizer=None):
         """Parameters and extra of its checkpoint; icl.Refused if that is damaged or another's."""
         params, _, extra = icl.load_checkpoint(self.path, optimizer)
@@ -181,10 +181,9 @@ class Run:
         return self.path.exists() and self.load()[1].get("step") == self.steps
 
     def predictor(self):
-        """The trained model; before training has ended, the untrained one."""
+        """The trained model; before training has ended, the untrained one, for a rehearsal."""
         e = self.experiment
-        initial = lambda: icl.init_params(e.config, e.stream(self.model, 0))
-        params = self.load()[0] if self.finished() else initial()
+        params = self.load()[0] if self.finished() else self.initial()
         return lambda xs, ys: icl.predict(params, e.config, xs, ys)
 
 
@@ -195,7 +194,7 @@ def runs_of(e, out):
     return [Run(e, m, e.steps * times.get(m, 1), out / e.name / f"{m}.npz") for m in e.pretraining]
 
 
-def train(run, save_seconds, progress, place):
+def train(run, save_seconds, progress, slot):
     """Train a model to its end, going on from its checkpoint if there is one.
 
     Writes the steps so far, the loss minus the optimum's and the seconds a step takes to three
@@ -203,7 +202,7 @@ def train(run, save_seconds, progress, place):
     when the parent is gone.
     """
     e, size, function_class = run.experiment, run.experiment.size, run.function_class
-    params = icl.init_params(e.config, e.stream(run.model, 0))
+    params = run.initial()
     rng = e.stream(run.model, "training prompts")
     optimizer = icl.Muon(params, size.lr, size.matrix_lr, clip=1.0)
     losses, seconds = [], 0.0  # of every step; of all steps together
@@ -227,9 +226,8 @@ def train(run, save_seconds, progress, place):
 
     run.path.parent.mkdir(parents=True, exist_ok=True)
     save()  # what stands in the way of saving shows now
-    parent, first, begun = multiprocessing.parent_process(), len(losses), time.monotonic()
-    saved, cost = begun, 0.0
-    for step in range(first, run.steps):
+    saved, cost, parent = time.monotonic(), 0.0, multiprocessing.parent_process()
+    for step in range(len(losses), run.steps):
         start = time.monotonic()
         schedule = min(1, (step + 1) / size.warmup) * (1 - step / run.steps)
         optimizer.lr, optimizer.matrix_lr = size.lr * schedule, size.matrix_lr * schedule
@@ -244,8 +242,8 @@ def train(run, save_seconds, progress, place):
         losses.append(loss)
         now = time.monotonic()
         seconds += now - start
-        progress[place:place + 3] = (step + 1, np.mean(losses[-50:]) - optimum,
-                                     (now - begun) / (step + 1 - first))
+        progress[slot:slot + 3] = (step + 1, np.mean(losses[-50:]) - optimum,
+                                   seconds / (step + 1))
         if parent is not None and not parent.is_alive():
             return
         if now - saved > max(save_seconds, 60 * cost):  # saving takes less than 2% of the time
@@ -266,8 +264,9 @@ def train_all(runs, processes):
         step, over, pace = np.reshape(progress, (-1, 3)).T
         points = np.array([run.experiment.n_points for run in runs])  # what a step's time goes by
         left = points * ([run.steps for run in runs] - step)
-        a_point = max(pace[i] / points[i] for i in working)  # seconds; 0 until one has begun
-        seconds = timedelta(seconds=round(a_point * max(left.sum() / len(working), left.max())))
+        left = max(left.sum() / len(working), left.max())  # shared out, or the longest run's
+        seconds_a_point = max(pace[i] / points[i] for i in working)  # 0 until one has begun
+        seconds = timedelta(seconds=round(seconds_a_point * left))
         return ", ".join(f"{runs[i].name} {step[i]:,.0f}/{runs[i].steps:,d} {over[i]:+.3f}"
                          for i in working) + (f"; {seconds} left" if seconds else "")
 
@@ -283,7 +282,7 @@ def side_by_side(jobs, processes, status):
     status(numbers of the jobs under way) is what to show meanwhile. An icl.Refused or OSError of a
     job is raised here. Whatever ends this ends the processes.
     """
-    spawn, shown = multiprocessing.get_context("spawn"), 0.0
+    spawn, pause = multiprocessing.get_context("spawn"), 0.2 if sys.stdout.isatty() else 10
     waiting, working, results = list(enumerate(jobs)), {}, [None] * len(jobs)
     try:
         while waiting or working:
@@ -296,23 +295,21 @@ def side_by_side(jobs, processes, status):
                 signal.signal(signal.SIGINT, heard)
                 sender.close()  # so that the pipe ends with the process
                 working[receiver] = i, process
-            for receiver in multiprocessing.connection.wait(list(working), timeout=0.2):
+            for receiver in multiprocessing.connection.wait(list(working), pause):
                 i, process = working[receiver]
                 with contextlib.suppress(EOFError):
                     results[i] = receiver.recv()
                 process.join()
                 del working[receiver]
-                if process.exitcode < 0:
-                    raise ChildProcessError(f"a process was killed (exit code {process.exitcode}), "
-                                            "perhaps for want of memory; the same command goes on")
-                if process.exitcode > 0:
-                    raise ChildProcessError("a process failed, as shown above")
+                if process.exitcode:  # a negative one: killed, perhaps for want of memory
+                    raise ChildProcessError(f"a process ended with exit code {process.exitcode}; "
+                                            "the same command goes on")
                 if isinstance(results[i], Exception):
                     raise results[i]
             if working:
-                shown = show_status(status([i for i, _ in working.values()]), shown)
+                show_status(status([i for i, _ in working.values()]))
     finally:
-        show_status("", math.inf)
+        show_status("")
         for _, process in working.values():
             process.terminate()
             process.join()
@@ -339,14 +336,12 @@ def say(text, end="\n"):
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # nobody reads on
 
 
-def show_status(text, shown):
-    """A line that renews itself on a terminal; elsewhere, a plain one ten seconds after `shown`."""
+def show_status(text):
+    """A line that renews itself on a terminal, and a plain one elsewhere."""
     if sys.stdout.isatty():
         say(f"{text[:shutil.get_terminal_size().columns - 1]}\x1b[K\r", end="")
-    elif text and time.monotonic() - shown > 10:
+    elif text:
         say(text)
-        return time.monotonic()
-    return shown
 
 
 # ------------------------------------------------------------------------------------ statistics
@@ -393,21 +388,22 @@ def ratio(what, a, b, **bound):
 
 
 def farthest(what, values, **bound):
-    """Measure of the mean farthest from 0, over prompts, of values (B, X), X places at once.
+    """Measure of the size of the mean farthest from 0, of the means over B of values (B, X).
 
     Its interval is as wide as all X must be to hold at once in 95% of cases (Bonferroni).
     """
-    at = [mean(what, v if v.mean() > 0 else -v, **bound) for v in values.T if not np.isnan(v).any()]
-    worst = max(at, key=lambda m: m.value)
-    return replace(worst, margin=worst.margin * NormalDist().inv_cdf(1 - 0.025 / len(at)) / Z)
+    sizes = [mean(what, v if v.mean() > 0 else -v, **bound) for v in values.T
+             if not np.isnan(v).any()]
+    worst = max(sizes, key=lambda m: m.value)
+    return replace(worst, margin=worst.margin * NormalDist().inv_cdf(1 - 0.025 / len(sizes)) / Z)
 
 
 @dataclass(frozen=True)
 class Claim:
     """A claim, and what was measured of it. It holds where every measure with a bound does.
 
-    known_at_small: it held in the committed runs of the small size. So tiny, or a run of fewer
-    steps, says "not yet" until it does.
+    known_at_small: it held in the committed runs of the small size. So tiny, or a run with --steps,
+    says "not yet" until it does.
     """
     text: str
     measures: list
@@ -426,15 +422,16 @@ class Claim:
 # ------------------------------------------------------------------------------------ evaluation
 
 OWN, MIXED = "optimum for these functions", "optimum of the mixture"
-NOISY = "noisy ideal learner"  # of the mixture: it believes labels as noisy as the mixture model's
-#                                effective noise, and on pretraining's classes it reads them so, too
+# The optimum of the mixture for one who believes in label noise s, the mixture model's effective
+# label noise. In ICL curves and selection it also reads labels with that noise.
+NOISY = "noisy ideal learner"
 
 
 @dataclass
 class Figure:
     """What one figure shows, and the claims read off it.
 
-    errors: (predictor, functions shown) -> squared error on each of B prompts at X places, (B, X).
+    values: (predictor, functions shown) -> squared error on each of B prompts at X places, (B, X).
     Along an ICL curve the places are numbers of examples; along a sweep each has prompts of its
     own. Where it is not the squared error, `ylabel` says what it is.
     """
@@ -442,7 +439,7 @@ class Figure:
     title: str
     xlabel: str
     x: np.ndarray              # (X,)
-    errors: dict
+    values: dict
     ylabel: str = "squared error"
     claims: list = field(default_factory=list)
     log: str = ""              # axes with a logarithmic scale: "x", "y" or "xy"
@@ -450,15 +447,15 @@ class Figure:
     dots: tuple = ()           # (x, y) of points to be drawn
 
     def mean(self, key):
-        return self.errors[key].mean(0)
+        return self.values[key].mean(0)
 
     def margin(self, key):
-        v = self.errors[key]
+        v = self.values[key]
         return Z * v.std(0, ddof=1) / math.sqrt(len(v)) if len(v) > 1 else np.zeros(v.shape[1])
 
 
 def on(shown, errors, models):
-    """Errors by predictor as errors by (predictor, functions shown), models called models."""
+    """Errors by predictor as errors by (predictor, functions shown); "dense" as "dense model"."""
     return {(f"{p} model" if p in models else p, shown): v for p, v in errors.items()}
 
 
@@ -512,32 +509,32 @@ def icl_curve(e, shown, other):
     noisy_labels = ys + s * e.stream(name, "label noise").standard_normal(ys.shape)
     errors[NOISY] = (learner(xs, noisy_labels) - ys) ** 2
     error = {p: v.mean(1) for p, v in errors.items()}  # (B,), averaged over the numbers of examples
-    model, trained, half = error["mixture"], errors["mixture"], e.n_points // 2
+    ours, our_curves, half = error["mixture"], errors["mixture"], e.n_points // 2
     halves = {"early": slice(1, max(2, half)), "late": slice(half, None)}
     claims = [
         Claim(f"near-optimal on {shown} functions", [
             noise_measure(e, "mixture", at_most=0.10),
-            residual(f"its curve beside the {NOISY}'s", trained, errors[NOISY], at_most=0.03),
-            residual("beside the exact optimum's", trained, errors[MIXED]),
-            *(ratio(f"error over that learner's, {when}", trained[:, part].mean(1),
+            residual(f"its curve beside the {NOISY}'s", our_curves, errors[NOISY], at_most=0.03),
+            residual("beside the exact optimum's", our_curves, errors[MIXED]),
+            *(ratio(f"times that learner's error, {when}", our_curves[:, part].mean(1),
                     errors[NOISY][:, part].mean(1)) for when, part in halves.items()),
-            mean("error over the optimum of the mixture", model - error[MIXED])],
+            mean("excess over the optimum of the mixture", ours - error[MIXED])],
             known_at_small=True),
         Claim(f"no extra cost on {shown} functions for not knowing the class", [
-            ratio("error over the specialist's", model, error[shown], at_most=1.1),
+            ratio("times the specialist's error", ours, error[shown], at_most=1.1),
             ratio("the optimum pays", error[MIXED], error[OWN]),
             noise_measure(e, "mixture"), noise_measure(e, shown)],
             known_at_small=e.name == "sparse"),
         Claim(f"the {other} specialist fails on {shown} functions", [
-            ratio("error over the mixture model's", error[other], model, at_least=2)],
+            ratio("times the mixture model's error", error[other], ours, at_least=2)],
             known_at_small=True)]
     if shown == "dense":
         claims.append(Claim("as good as least squares on dense functions", [
-            ratio("error over theirs", model, error["least squares"], at_most=1.1)]))
+            ratio("times their error", ours, error["least squares"], at_most=1.1)]))
     if shown == "sparse":
         claims.append(Claim("better than least squares, as good as the Lasso on sparse ones", [
-            ratio("error over the Lasso's", model, error["Lasso"], at_most=1),
-            ratio("over least squares'", model, error["least squares"], at_most=1)],
+            ratio("times the Lasso's error", ours, error["Lasso"], at_most=1),
+            ratio("times least squares'", ours, error["least squares"], at_most=1)],
             known_at_small=True))
     return [Figure(name, f"{shown.capitalize()} functions: the mixture model beside its specialist",
                    "examples in the prompt", np.arange(e.n_points),
@@ -545,9 +542,10 @@ def icl_curve(e, shown, other):
 
 
 def sweep(e, name, classes, predictors):
-    """Predictor -> predictions (B, X, A) after each of A examples on X classes, place -> class;
-    and predictor -> squared errors (B, X), their mean over the A.
+    """How predictors do on X classes, a dict of place on the x axis -> function class.
 
+    Returns predictions[predictor] (B, X, A), after each of the A numbers of examples in e.at, and
+    errors[predictor] (B, X), the squared error averaged over these.
     Three ideal learners go along: the optimum for the functions shown, where it can be enumerated
     (else nan); that of the pretraining mixture, which is what perfect pretraining would predict;
     and the noisy one, which here reads labels without noise.
@@ -577,37 +575,35 @@ def distances(out, i, control, x):
 
 def failure(shown, model, mixed, own, **bound):
     """The claim that says whose failure it is: does the optimum of the mixture fail, too?"""
-    verb = "fails there, too" if "at_least" in bound else "does not fail there"
-    return Claim(f"an ideal learner of the mixture {verb}: {shown}", [
-        ratio("its error over the optimum, as a share of the model's", mixed - own, model - own,
+    verb = "fails, too" if "at_least" in bound else "does not fail"
+    return Claim(f"at {shown} an ideal learner of the mixture {verb}", [
+        ratio("its excess over the optimum, as a share of the model's", mixed - own, model - own,
               **bound)])
 
 
 def non_zeros(e):
-    """Errors on functions with any number of non-zeros, and whose predictions the model's are."""
+    """Errors on functions with any number of non-zeros, and how far apart predictions are."""
     d = e.size.n_dims
     x, shown = np.arange(1, d + 1), f"x of {d} non-zeros"
     out, errors = sweep(e, "nnz", {k: SparseLinear(d, int(k)) for k in x},
                         e.models | {"least squares": baselines.least_squares})
     f = Figure("nnz", f"From sparse to dense, {after(e)}", f"non-zero coefficients of {d}", x,
                on(shown, errors, e.models))
-    pairs = {"mixture to dense model": ("mixture", "dense"),
-             "mixture to sparse model": ("mixture", "sparse"),
-             "dense to sparse model": ("dense", "sparse"),
-             f"mixture model to {MIXED}": ("mixture", MIXED)}
-    apart = {pair: ((out[a] - out[b]) ** 2).mean(2) for pair, (a, b) in pairs.items()}
+    pairs = ("mixture", "dense"), ("mixture", "sparse"), ("dense", "sparse"), ("mixture", MIXED)
+    apart = {f"{a} to {b}": ((out[a] - out[b]) ** 2).mean(2) for a, b in pairs}
     g = Figure("nnz-distance", f"Whose predictions are they {after(e)}?", f.xlabel, x,
                on(shown, apart, ()), "squared distance")
+    # The paper looks at up to 7 of 20. An optimum of too many hypotheses is nan.
     places = (x > e.size.nnz) & (x <= min(7, d - 1)) & ~np.isnan(errors[OWN]).any(0)
     if places.any():
         where = " to ".join(dict.fromkeys(str(k) for k in x[places][[0, -1]])) + " non-zeros"
         average = lambda v: v[:, places].mean(1)
         model, mixed, own = (average(errors[p]) for p in ("mixture", MIXED, OWN))
         f.claims = [Claim(f"at {where} it leaves the optimum", [
-            mean("error over the optimum for these functions", model - own, at_least=0.02),
+            mean("excess over the optimum for these functions", model - own, at_least=0.02),
             *(m for i in np.flatnonzero(places)[:2] for m in distances(out, i, "dense", x))]),
             failure(where, model, mixed, own, at_least=0.5)]
-        to_dense, to_sparse, between = map(average, list(apart.values())[:3])
+        to_dense, to_sparse, between = list(map(average, apart.values()))[:3]
         g.claims = [Claim(f"at {where} its predictions lie between the specialists'", [
             ratio("squared distance to the dense model, as a share of theirs", to_dense, between,
                   at_most=1),
@@ -615,27 +611,23 @@ def non_zeros(e):
     return [f, g]
 
 
-def combine(e, weight):
-    """The class of functions weight * line + (1 - weight) * sinusoid."""
-    return ConvexCombination(*e.classes.values(), float(weight))
-
-
 def weights(e):
     """Between the two classes: errors at any weight w of w line + (1 - w) sinusoid."""
     x = np.linspace(0, 1, 11)
-    out, errors = sweep(e, "weights", {w: combine(e, w) for w in x}, e.models)
+    classes = {w: ConvexCombination(*e.classes.values(), float(w)) for w in x}
+    out, errors = sweep(e, "weights", classes, e.models)
     errors = {p: v / (x**2 + (1 - x) ** 2) for p, v in errors.items()}
     at = lambda w, p="mixture": errors[p][:, round(10 * w)]  # (B,), at weight w
     return [Figure(
         "weights", f"Between the two classes, {after(e)}",
         "weight w of w line + (1 - w) sinusoid", x,
-        on("x line + (1 - x) sinusoid", errors, e.models),
+        on("w line + (1 - w) sinusoid", errors, e.models),
         "squared error / Var f", log="y", claims=[
             Claim("the error rises from both classes to the combination", [
-                mean("at weight 0.2, over the sinusoids'", at(0.2) - at(0), at_least=0),
-                mean("at weight 0.8, over the lines'", at(0.8) - at(1), at_least=0)]),
+                mean("at weight 0.2, minus the sinusoids'", at(0.2) - at(0), at_least=0),
+                mean("at weight 0.8, minus the lines'", at(0.8) - at(1), at_least=0)]),
             Claim("it fails on half of each", [
-                mean("error over the optimum there", at(0.5) - at(0.5, OWN), at_least=0.02),
+                mean("excess over the optimum there", at(0.5) - at(0.5, OWN), at_least=0.02),
                 ratio("times that on sinusoids", at(0.5), at(0)),
                 mean("the sinusoid specialist's error", at(0.5, "sinusoid")),
                 *distances(out, 5, "sinusoid", x)], True),
@@ -658,7 +650,7 @@ def frequencies(e):
         backdrop=("density in pretraining", density), claims=[
             Claim("it fails at high frequencies, rare in pretraining", [
                 times(-1, at_least=10), times(0),
-                *(m for i in (9, 11, 13) for m in distances(out, i, "sinusoid", x))],
+                *(m for i in (9, 11, 13) for m in distances(out, i, "sinusoid", x))],  # 3, 5, 10
                 known_at_small=True),
             failure(f"frequency {x[-1]:.2g}", at(-1), at(-1, MIXED), at(-1, OWN), at_most=0.1)])]
 
@@ -684,17 +676,17 @@ def selection(e, *labels):
         step = (b - a)[:, 1:]  # (B, N - 1): from no example nothing can be told
         power = np.where((step**2).mean(0) > 0.05, (step**2).mean(0), np.nan)
 
-        def weight(m):  # (B, N - 1): its mean over prompts is w, its spread gives w's interval
-            share = (m - a)[:, 1:] * step
+        def weight_samples(m):  # (B, N - 1): their mean over prompts is w, their spread gives
+            share = (m - a)[:, 1:] * step  # w's interval: a ratio of means, to first order
             w = share.mean(0) / power
-            return w + (share - w * step**2) / power  # a ratio of means, to first order
+            return w + (share - w * step**2) / power
 
         for model, predict in e.models.items():
             if isinstance(e.pretraining[model], Mixture):  # a specialist has nothing to choose
                 p = baselines.class_probabilities(e.pretraining[model])(xs, ys)[:, :, 1]
                 learner, s = noisy_learner(e, model)
-                trio = [weight(m) for m in (predict(xs, ys), (1 - p) * a + p * b,
-                                            learner(xs, ys + s * z))]
+                trio = [weight_samples(m) for m in (predict(xs, ys), (1 - p) * a + p * b,
+                                                    learner(xs, ys + s * z))]
                 weights |= {(f"{model} {who}", f"{label} functions"): w
                             for who, w in zip(("model", "posterior", "noisy learner"), trio)}
                 off.setdefault(model, []).append(trio[0] - trio[1])
@@ -719,7 +711,8 @@ def predicted_functions(e, n_examples=10):
     n = min(n_examples, e.n_points - 1)
     for name, title, w in (("1", "a line", 1), ("2", "a sinusoid", 0), ("3", "half of each", 0.5)):
         rng = e.stream("functions", title)
-        f, examples = combine(e, w).sample(rng, 1), rng.uniform(-2.2, 2.2, n)
+        f = ConvexCombination(*e.classes.values(), float(w)).sample(rng, 1)
+        examples = rng.uniform(-2.2, 2.2, n)
         xs = np.float32([[*examples, x] for x in grid])[..., None]  # (101, n + 1, 1)
         ys = np.float32(f(xs.reshape(1, -1, 1)).reshape(len(grid), -1))
         curves = {"true function": ys, "mixture model": e.models["mixture"](xs, ys),
@@ -740,9 +733,8 @@ EVALUATION = {  # experiment: its jobs, each a function and what it takes beside
 }
 
 
-def evaluate(e, out, job):
-    """The figures of one job, in a process of its own."""
-    function, *arguments = job
+def evaluate(e, out, function, *arguments):
+    """Call one of the functions above in a process of its own, with the models from `out`."""
     models = {run.model: run.predictor() for run in runs_of(e, out)}
     return function(replace(e, models=models), *arguments)
 
@@ -754,10 +746,10 @@ def rehearse(e, out):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a handful of prompts makes no statistics
-            noise = {m: evaluate(few, out, (noise_of, m)) for m in e.pretraining}
+            noise = {m: evaluate(few, out, noise_of, m) for m in e.pretraining}
             few = replace(few, noise=noise)
             for job in EVALUATION[e.name]:
-                for figure in evaluate(few, out, job):
+                for figure in evaluate(few, out, *job):
                     draw(figure)
     except Exception as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
@@ -807,8 +799,9 @@ def text(x, y, words, anchor="middle"):
 
 def draw(f):
     """A Figure as an SVG document, with 95% intervals over prompts as bands."""
-    ys = np.concatenate([f.mean(key) for key in f.errors])
-    low, high = 1.05 * np.nanmin(ys), 1.05 * np.nanmax(ys) + 1e-9
+    ys = np.concatenate([f.mean(key) for key in f.values])
+    low, high = np.nanmin(ys), np.nanmax(ys) + 1e-9
+    low, high = low - 0.05 * (high - low), high + 0.05 * (high - low)
     if f.ylabel != "f(x)":  # errors and weights: from zero, or little below it, to 2
         low, high = 2e-4 if "y" in f.log else min(0, max(-0.2, low)), min(2, high)
     first, last = f.x[0], f.x[-1] + (len(f.x) == 1)
@@ -827,12 +820,13 @@ def draw(f):
         body.append(f'<polygon class="soft" points="{LEFT},{BOTTOM} {outline} '
                     f'{LEFT + WIDTH},{BOTTOM}"/>')
         marks.append((label, '<path class="soft" d="M0,-10h30v10h-30z"/>'))
-    several, colours = len({shown for _, shown in f.errors}) > 1, {}
-    for predictor, shown in f.errors:
+    several, colours = len({shown for _, shown in f.values}) > 1, {}
+    for predictor, shown in f.values:
         y, margin = f.mean((predictor, shown)), f.margin((predictor, shown))
         dashes = {"posterior": "7 3", "learner": "2 3"}.get(predictor.split()[-1], "")
-        trio = predictor if not dashes else f"{predictor.split()[0]} model"  # of one colour
-        style = colours.setdefault((trio, shown), PALETTE[len(colours) % 5]), dashes, 2
+        trio = predictor if not dashes else f"{predictor.split()[0]} model"  # they share it
+        colour = colours.setdefault((trio, shown), PALETTE[len(colours) % 5])
+        style = colour, dashes, 2
         colour, dashes, width = style if several else STYLES.get(predictor, style)
         pen = f'fill="none" stroke="{colour}" stroke-width="{width}" stroke-dasharray="{dashes}"'
         around = points([*px, *px[::-1]], [*to_y(y + margin), *to_y(y - margin)[::-1]])
@@ -894,7 +888,7 @@ def results_table(figures):
     """
     rows = ["experiment,figure,predictor,functions,x,error,standard_error,quantity"]
     for name, f in figures:
-        for key in f.errors:
+        for key in f.values:
             rows += [f"{name},{f.name},{','.join(key)},{x:.6g},{error:.6g},{margin / Z:.3g},"
                      f"{f.ylabel}" for x, error, margin in zip(f.x, f.mean(key), f.margin(key))
                      if error == error]
@@ -911,8 +905,9 @@ def parse_arguments(argv):
     size, add = parser.add_mutually_exclusive_group(), parser.add_argument
     size.add_argument("--tiny", action="store_true", help="minutes on a laptop")
     size.add_argument("--small", action="store_true", help="an evening on a laptop")
-    add("--experiment", choices=EXPERIMENTS, help="one of them (default: sparse and sine)")
-    add("--only", metavar="MODEL", help="train this model alone, to share work among machines")
+    add("--experiment", choices=EVALUATION, help="one of them (default: sparse and sine)")
+    add("--only", metavar="MODEL", help="only train this one, such as sparse/dense, so that "
+        "machines which share a directory can share the work")
     add("--steps", type=int, help="of training (at small, the mixture model's are twice as many)")
     add("--seed", type=int, default=0, help="of all random numbers (default: 0)")
     add("--processes", type=int, default=os.cpu_count() or 1,
@@ -924,7 +919,7 @@ def parse_arguments(argv):
         if value is not None and value < least:
             parser.error(f"argument --{name}: must be {least} or more, not {value}")
     a.size = "tiny" if a.tiny else "small" if a.small else "paper"
-    a.experiments = [a.experiment] if a.experiment else EXPERIMENTS[:2]
+    a.experiments = [a.experiment] if a.experiment else ["sparse", "sine"]
     a.out = a.out or Path("runs") / "-".join(filter(None, [a.size, a.experiment]))
     return a
 
@@ -937,13 +932,12 @@ def run(a):
     try:
         experiments = [make_experiment(name, size, a.seed) for name in a.experiments]
         runs = [run for e in experiments for run in runs_of(e, a.out)]
-        [e.config for e in experiments]  # an error if it cannot be
     except (ValueError, TypeError) as e:
         raise icl.Refused(f"this size cannot be: {e}") from e
-    if a.only not in (None, *(r.model for r in runs)):
-        names = ", ".join(dict.fromkeys(r.model for r in runs))
+    if a.only not in (None, *(name for r in runs for name in (r.model, r.name))):
+        names = ", ".join(r.name for r in runs)
         raise icl.Refused(f"there is no model {a.only!r}, but {names}")
-    todo = [r for r in runs if not r.finished() and a.only in (None, r.model)]
+    todo = [r for r in runs if not r.finished() and a.only in (None, r.model, r.name)]
     say(f"{a.size} size into {a.out}, seed {a.seed}, NumPy {np.__version__}")
     for e in experiments:
         say(f"{e.name}: models {', '.join(e.pretraining)} of {size.n_layer} layers, "
@@ -956,14 +950,16 @@ def run(a):
         train_all(todo, a.processes)
     if waiting := [r.name for r in runs if not r.finished()]:
         return say(f"still to be trained before anything can be compared: {', '.join(waiting)}")
+    if a.only:
+        return say("all are trained; the same command without --only compares them")
     start = time.monotonic()
     side = lambda jobs: side_by_side(jobs, a.processes, lambda working: (
         f"evaluating, job {max(working, default=0) + 1} of {len(jobs)}"))
     models = [(e, m) for e in experiments for m in e.pretraining]
-    noise = side([(evaluate, e, a.out, (noise_of, m)) for e, m in models])
+    noise = side([(evaluate, e, a.out, noise_of, m) for e, m in models])
     for (e, m), value in zip(models, noise):  # which many of the figures need
         e.noise[m] = value
-    jobs = [(evaluate, e, a.out, job) for e in experiments for job in EVALUATION[e.name]]
+    jobs = [(evaluate, e, a.out, *job) for e in experiments for job in EVALUATION[e.name]]
     results = side(jobs)
     figures = [(job[1].name, f) for job, result in zip(jobs, results) for f in result]
     show(a, figures, runs, timedelta(seconds=round(time.monotonic() - start)))
@@ -977,8 +973,7 @@ def show(a, figures, runs, seconds):
                 f"{seconds} of evaluation"]
     settings += [f"{r.name}: {timedelta(seconds=round(r.load()[1]['seconds']))} of training, "
                  f"{', '.join(f'{k} {v}' for k, v in r.settings.items())}" for r in runs]
-    small, details, page = SIZES["small"], [], []
-    fewer = a.size == "tiny" or a.steps and a.steps < min(small.sparse_steps, small.sine_steps)
+    details, page, fewer = [], [], a.size == "tiny" or bool(a.steps)
     for name, f in figures:
         svg = draw(f)
         icl.write_whole(a.out / f"{name}-{f.name}.svg", svg.encode())
@@ -989,7 +984,7 @@ def show(a, figures, runs, seconds):
             details.append(f"[{verdict}] {name}: {c.text}\n    {measured}")
             page.append(f"<p><b>{verdict.capitalize()}:</b> {html.escape(c.text)}. "
                         f"<small>{html.escape(measured)}</small></p>")
-            say(f"{name}  {verdict:13s}  {c.text}: {c.decisive.number}")
+            say(f"{name:6s}  {verdict:13s}  {c.text}: {c.decisive.number}")
         page.append("</figcaption></figure>")
     report = REPORT.format(size=a.size, body="\n".join(page),
                            settings=html.escape("\n".join(settings)))
