@@ -203,6 +203,9 @@ def test_parameters_have_gpt2s_names_and_initial_values_of_the_right_deviations(
         else:
             assert abs(p.std() * math.sqrt(n) - 1) < margin > abs(p.mean()), name
     assert not np.array_equal(params["h.0.mlp.c_fc.weight"], params["h.1.mlp.c_fc.weight"])
+    correlation = np.corrcoef([part.ravel() for part in np.split(
+        params["h.1.attn.c_attn.weight"], 3, axis=1)])  # of query, key, value
+    assert np.allclose(correlation, [[1, -0.5, 0], [-0.5, 1, 0], [0, 0, 1]], atol=0.06)
 
 def test_mask_changing_an_example_changes_no_prediction_before_it():
     params, config, xs, ys = small_model()
@@ -964,7 +967,7 @@ def test_a_size_that_cannot_be_is_refused_in_one_line_before_training_and_all_ot
         assert not (folder / "new").exists()
 
 def test_the_scripts_in_results_run_for_a_few_steps():
-    scripts = {"recipe": "recipe.main(2, ('the recipe', 'earlier: all three'))",
+    scripts = {"recipe": "recipe.main(2, ('the recipe', 'earlier: both'))",
                "road": "road.main([(c, n, 4, 2, shown) for c, n, _, _, shown in road.ROADS[:2]])",
                "speed": "speed.main(1, ('tiny',))"}
     for name, call in scripts.items() if SLOW else ():
