@@ -1,0 +1,129 @@
+"""Drive course/playground.html in headless Chromium, as a student would, and check it.
+
+    python course/check_playground.py [PAGE]
+
+It says what it measured or, in one line, what failed: then the exit status is 1. The page's
+self-check is read from the DOM that Chromium dumps. The rest is asked over the DevTools protocol.
+"""
+import json
+import os
+import re
+import select
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROLES = {"button", "radio", "slider", "spinbutton", "link", "DisclosureTriangle"}  # of controls
+NEXT_FRAME = "new Promise((done) => requestAnimationFrame(() => setTimeout(done)))"
+SHUFFLES = """["line", "sinusoid", "half"].flatMap((kind) => [1, 2, 3].map((number) => {
+  form.kind.value = kind; form.number.value = number; form.examples.value = 10; update();
+  const {model, bayes} = curves, far = (u, v) => Math.max(...u.map((y, i) => Math.abs(y - v[i])));
+  $("shuffle").click();
+  return [far(bayes, curves.bayes), far(model, curves.model)];
+}))"""
+measured = []
+
+
+def check(holds, what):
+    if not holds:
+        sys.exit(f"check_playground.py: failed: {what}")
+    measured.append(what)
+
+
+class Browser:
+    """Chromium with one page. Messages are JSON, ended by a zero byte: descriptor 3 in, 4 out."""
+    def __init__(self, command):
+        (its_in, self.to), (self.back, its_out) = os.pipe(), os.pipe()
+
+        def connect():  # in the new process; by way of 8 and 9, as 3 and 4 may be among the four
+            for old, new in ((its_in, 8), (its_out, 9), (8, 3), (9, 4)):
+                os.dup2(old, new)
+
+        subprocess.Popen([*command, "--remote-debugging-pipe"], preexec_fn=connect, close_fds=False,
+                         stderr=subprocess.DEVNULL)
+        os.close(its_out)
+        self.buffer, self.number, self.session = b"", 0, {}
+        target = self("Target.createTarget", url="about:blank")["targetId"]
+        session = self("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self.session = {"sessionId": session}
+
+    def __call__(self, method, **params):
+        """The result of a command."""
+        self.number += 1
+        message = {"id": self.number, "method": method, "params": params, **self.session}
+        os.write(self.to, json.dumps(message).encode() + b"\0")
+        while True:
+            while b"\0" not in self.buffer:
+                if not select.select([self.back], [], [], 60)[0]:
+                    check(False, f"no answer to {method} within a minute")
+                self.buffer += os.read(self.back, 1 << 16)
+            answer, _, self.buffer = self.buffer.partition(b"\0")
+            if json.loads(answer).get("id") == self.number:
+                return json.loads(answer)["result"]
+
+    def js(self, code):
+        """The value of an expression in the page, awaited if it is a promise."""
+        result = self("Runtime.evaluate", expression=code, awaitPromise=True, returnByValue=True)
+        if "exceptionDetails" in result:
+            check(False, f"the page cannot evaluate {code}")
+        return result["result"].get("value")
+
+
+def drive(browser, url):
+    browser("Page.navigate", url=url)
+    while not browser.js("document.readyState == 'complete' && location.href != 'about:blank'"):
+        pass
+    check(browser.js("performance.getEntriesByType('resource').length") == 0, "no request was made")
+    bayes, model = zip(*browser.js(SHUFFLES))
+    check(max(bayes) < 1e-9 and min(model) > 1e-6, f"9 shuffles moved Bayes by at most "
+          f"{max(bayes):.0e} (bound 1e-9), and the model by at least {min(model):.0e}")
+
+    browser.js("form.kind.value = 'sinusoid'; form.examples.value = 99; update()")  # all
+    last = browser.js("count() - 1")  # drawn on top of all others
+    x, y = browser.js(f"(({{x, y}}) => [x, y])(handles[{last}].lastChild.getBoundingClientRect())")
+    mouse = lambda kind, x: browser("Input.dispatchMouseEvent", type=kind, x=x + 5, y=y + 5,
+                                    button="left", buttons=1, clickCount=1)
+    before, times = browser.js(f"points[{last}].x"), []
+    mouse("mousePressed", x)
+    for step in range(1, 31):
+        mouse("mouseMoved", x - 3 * step)
+        browser.js(NEXT_FRAME)
+        times.append(int(re.search(r"\d+", browser.js("$('latency').textContent"))[0]))
+    mouse("mouseReleased", x - 90)
+    after = browser.js(f"points[{last}].x")
+    check(after < before, f"a drag moved example {last + 1} from x {before:.2f} to {after:.2f}; a "
+          f"move was answered in {statistics.median(times):.0f} ms (median; longest {max(times)})")
+    browser.js(f"handles[{last}].focus()")
+    browser("Input.dispatchKeyEvent", type="keyDown", key="ArrowLeft")
+    check(browser.js(f"points[{last}].x") < after, "an arrow key moved it further")
+
+    nodes = browser("Accessibility.getFullAXTree")["nodes"]
+    names = [node["name"]["value"] for node in nodes if node.get("role", {}).get("value") in ROLES]
+    check(len(names) > 20 and all(names), f"{len(names)} controls, all with accessible names")
+    browser("Emulation.setDeviceMetricsOverride", width=360, height=800, deviceScaleFactor=1,
+            mobile=True)
+    check(browser.js("document.documentElement.scrollWidth") == 360, "360 pixels are wide enough")
+    browser("Browser.close")
+
+
+def main():
+    page = Path(sys.argv[1]) if sys.argv[1:] else Path(__file__).with_name("playground.html")
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    check(chromium and page.exists(), f"Chromium shows {page}")
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        command = [chromium, "--headless", "--no-sandbox", f"--user-data-dir={profile}"]
+        url = page.resolve().as_uri()
+        dump = subprocess.run([*command, "--dump-dom", url], capture_output=True, text=True).stdout
+        off = dict(re.findall('data-(model|posterior)="(.*?)"', dump))
+        for name, bound in (("model", 2e-3), ("posterior", 1e-6)):
+            value = float(off.get(name, "nan"))
+            check(value <= bound, f"{name}: off by at most {value:.0e} (bound {bound:g})")
+        drive(Browser(command), url)
+    print("\n".join(measured))
+
+
+if __name__ == "__main__":
+    main()
