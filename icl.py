@@ -141,7 +141,7 @@ def init_params(config, rng):
     Weights are normal with standard deviation 1/sqrt(fan-in), as narrow models learn far slower
     with GPT-2's 0.02; the two that end a block's branches have 1/sqrt(2 n_layer) of that, positions
     0.5. Gains start at one, biases at zero. Keys start at correlation -0.5 with queries, so that no
-    token looks at itself first: the paper's size then begins to learn at step 180, not after 400.
+    token looks at itself first: the paper's size then begins to learn at step 160, not after 400.
     """
     params = {}
     for name, shape in config.shapes().items():
@@ -347,7 +347,7 @@ class Adam:
 class Muon(Adam):
     """Muon for the blocks' matrices, Adam for the rest.
 
-    m = b m + g,  p -= lr sqrt(max(1, columns / rows)) U V^T,  where g + b m = U S V^T.
+    m = b m + g,  p -= lr U V^T,  where g + b m = U S V^T. Here lr is the same for all shapes.
     Source: Jordan 2024, https://kellerjordan.github.io/posts/muon/
     """
     def __init__(self, params, lr, matrix_lr, momentum=0.9, **adam):
@@ -363,8 +363,7 @@ class Muon(Adam):
             p, m, g = params[name], self.state[f"m.{name}"], grads[name] * scale
             m *= self.momentum
             m += g
-            lr = self.matrix_lr * math.sqrt(max(1, p.shape[1] / p.shape[0]))
-            p -= lr * orthogonalise(g + self.momentum * m)
+            p -= self.matrix_lr * orthogonalise(g + self.momentum * m)
         return scale
 
 

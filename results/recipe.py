@@ -35,7 +35,8 @@ class AdamAlone(icl.Adam):
 class NorMuon(icl.Muon):
     """Muon with normalised neurons: each column's steps divided by their running root mean square.
 
-    Source: Li et al. 2025, arXiv 2510.05491, algorithm 1. The factor, too, is the earlier one.
+    Source: Li et al. 2025, arXiv 2510.05491, algorithm 1. Its steps are larger where rows outnumber
+    columns.
     """
     def __init__(self, params, lr, matrix_lr, **more):
         super().__init__(params, lr, matrix_lr, **more)
@@ -50,7 +51,20 @@ class NorMuon(icl.Muon):
             v += 0.05 * (np.mean(r * r, axis=0) - v)
             step = r / np.sqrt(v + 1e-12)
             step *= np.linalg.norm(r) / (np.linalg.norm(step) + 1e-12)
-            return step * math.sqrt(max(1, rows / columns) / max(1, columns / rows))
+            return step * math.sqrt(max(1, rows / columns))
+
+        with mock.patch.object(icl, "orthogonalise", orthogonalise):
+            return super().update(params, grads)
+
+
+class WiderSteps(icl.Muon):
+    """Muon with Jordan's factor: larger steps where columns outnumber rows."""
+    def update(self, params, grads):
+        plain = icl.orthogonalise
+
+        def orthogonalise(x):
+            rows, columns = x.shape
+            return plain(x.T).T if rows > columns else math.sqrt(columns / rows) * plain(x)
 
         with mock.patch.object(icl, "orthogonalise", orthogonalise):
             return super().update(params, grads)
@@ -90,6 +104,7 @@ VARIANTS = {  # name: what changes of the size, the initial parameters, the opti
     "4 layers of 64 channels, not 6 of 48": {"size": {"n_layer": 4, "n_embd": 64}},
     **{f"Adam alone, {lr:g}": {"size": {"lr": lr}, "optimizer": AdamAlone}
        for lr in (1e-3, 2e-3, 4e-3, 8e-3)},
+    "Muon with a factor for wide matrices": {"optimizer": WiderSteps},
     "matrices start at 0.02, as in GPT-2": {"change": small_matrices},
     "positions start at 0.02, as in GPT-2": {"change": small_positions},
     "half the learning rates": {"size": {"lr": 1.5e-3, "matrix_lr": 0.01}},
