@@ -59,7 +59,14 @@ def linear(x, weight, bias):
 
     dx = dy W^T,  dW = x^T dy,  db = sum over rows of dy.
     """
-    return x @ weight + bias, lambda dy: (dy @ weight.T, x.T @ dy, dy.sum(0))
+    y = x @ weight  # (M, O)
+    y += bias
+    return y, lambda dy: (dy @ weight.T, x.T @ dy, column_sums(dy))
+
+
+def column_sums(x):
+    """x.sum(0), by the BLAS: 4 times as fast, 4% of a step."""
+    return np.ones(len(x), x.dtype) @ x
 
 
 def layernorm(x, gain, bias, eps=1e-5):
@@ -78,7 +85,7 @@ def layernorm(x, gain, bias, eps=1e-5):
     def backward(dy):
         g = dy * gain
         dx = rstd * (g - mean(g) - n * mean(g * n))
-        return dx, (dy * n).sum(0), dy.sum(0)
+        return dx, column_sums(dy * n), column_sums(dy)
 
     return gain * n + bias, backward
 
@@ -232,8 +239,7 @@ def transformer(params, config, xs, ys):
         dx = ln_f_backward(dn, grads)
         for block_backward in reversed(block_backwards):
             dx = block_backward(dx, grads)
-        grads["wpe.weight"] = np.zeros_like(params["wpe.weight"])
-        grads["wpe.weight"][:T] = dx.sum(0)
+        grads["wpe.weight"] = np.pad(dx.sum(0), ((0, 2 * config.n_points - T), (0, 0)))
         read_in_backward(dx.reshape(-1, C), grads)
         return grads
 
@@ -243,12 +249,12 @@ def transformer(params, config, xs, ys):
 # --------------------------------------------------------------------------------------- training
 
 def chunks(xs, *others):
-    """The batch in parts of about 600 tokens: what one part computes with stays in the cache."""
-    n = min(len(xs), math.ceil(len(xs) * (2 * xs.shape[1] - 1) / 600))
+    """The batch in parts of at most about 1,000 tokens: what a part computes stays in the cache."""
+    n = min(len(xs), math.ceil(len(xs) * (2 * xs.shape[1] - 1) / 1000))
     return zip(*(np.array_split(a, n) for a in (xs, *others)))
 
 
-def check_prompts(xs, ys, n_dims=None, n_points=None):
+def check_prompts(xs, ys, n_dims=None, n_points=math.inf):
     """ValueError, saying what is wrong, unless xs (B, N, d) and ys (B, N) can be prompts."""
     for name, a in (("xs", xs), ("ys", ys)):
         kind = getattr(a, "dtype", type(a).__name__)
@@ -257,10 +263,9 @@ def check_prompts(xs, ys, n_dims=None, n_points=None):
         if not np.isfinite(a).all():
             raise ValueError(f"{name} must be finite, and holds {a[~np.isfinite(a)][0]}")
     if (xs.ndim != 3 or ys.shape != xs.shape[:2] or xs.size == 0
-            or n_dims not in (None, xs.shape[2]) or xs.shape[1] > (n_points or math.inf)):
-        most = f", N at most {n_points}" if n_points else ""
-        raise ValueError(f"xs must be (B, N, {n_dims or 'd'}) and ys (B, N){most}, nothing empty, "
-                         f"not {xs.shape} and {ys.shape}")
+            or n_dims not in (None, xs.shape[2]) or xs.shape[1] > n_points):
+        raise ValueError(f"xs must be (B, N, {n_dims or 'd'}) and ys (B, N), N at most {n_points}, "
+                         f"nothing empty, not {xs.shape} and {ys.shape}")
 
 
 def predict(params, config, xs, ys):
@@ -311,8 +316,6 @@ def train_step(params, config, optimizer, xs, ys, weights=None):
     optimizer.update(params, grads)
     return loss
 
-
-# ------------------------------------------------------------------------------------- optimisers
 
 class Adam:
     """Adam: m = b1 m + (1 - b1) g,  v = b2 v + (1 - b2) g^2,

@@ -64,11 +64,11 @@ def normal(*shapes, seed=0):
     return [r.standard_normal(shape) for shape in shapes]
 
 def small_model(dtype=np.float64):
-    """A model, every parameter away from its initial value, and 67 prompts: two unequal chunks."""
+    """A model, every parameter away from its initial value, and 113 prompts: two unequal chunks."""
     config = icl.Config(n_dims=3, n_points=5, n_layer=2, n_head=2, n_embd=4)
     params = {name: (p + 0.1 * rng(1).standard_normal(p.shape)).astype(dtype)
               for name, p in icl.init_params(config, rng()).items()}
-    xs, ys = sample_prompts(DenseLinear(3), rng(2), 67, 5)
+    xs, ys = sample_prompts(DenseLinear(3), rng(2), 113, 5)
     return params, config, xs.astype(dtype), ys.astype(dtype)
 
 def assert_gradients(f, gradients, inputs):
@@ -218,7 +218,7 @@ def test_mask_changing_an_example_changes_no_prediction_before_it():
 def test_interleave_lays_a_prompt_out_as_tokens_and_chunks_split_a_batch_in_order():
     xs, ys = np.array([[[1.0, 2], [3, 4], [5, 6]]]), np.array([[7.0, 8, 9]])
     assert np.array_equal(icl.interleave(xs, ys), [[[1, 2], [7, 0], [3, 4], [8, 0], [5, 6]]])
-    for B, N, expected in ((67, 5, 2), (1, 500, 1), (3, 500, 3), (64, 41, 9)):
+    for B, N, expected in ((113, 5, 2), (1, 500, 1), (3, 500, 3), (64, 41, 6)):
         numbers = np.arange(B * N).reshape(B, N)
         parts = list(icl.chunks(numbers[..., None], numbers))
         assert len(parts) == expected and all(len(part[0]) == len(part[1]) for part in parts)
@@ -235,15 +235,15 @@ def test_wrong_arrays_and_configs_are_refused_by_name_and_what_was_wrong():
     predictors = [lambda *p: icl.predict(params, config, *p), baselines.bayes(DenseLinear(3)),
                   lambda *p: icl.loss_and_grads(params, config, *p),
                   lambda *p: baselines.lasso(*p, 0.1), baselines.least_squares]
-    cases = [(xs[0], ys, "xs must be (B, N", "(5, 3)"), (xs, ys[:, :3], "ys (B, N)", "(67, 3)"),
+    cases = [(xs[0], ys, "xs must be (B, N", "(5, 3)"), (xs, ys[:, :3], "ys (B, N)", "(113, 3)"),
              (xs.astype("int64"), ys, "xs", "int64"), (xs.tolist(), ys, "xs", "list"),
              (xs, ys - math.inf, "ys", "finite", "inf"), (xs * math.nan, ys, "xs", "nan"),
-             (xs[:0], ys[:0], "xs", "(0, 5, 3)"), (xs[:, :, :2], ys, "(B, N, 3)", "(67, 5, 2)")]
+             (xs[:0], ys[:0], "xs", "(0, 5, 3)"), (xs[:, :, :2], ys, "(B, N, 3)", "(113, 5, 2)")]
     for i, f in enumerate(predictors):
         for x, y, *words in cases if i < 3 else cases[:-1]:  # the last two take any dimension
             raises(ValueError, lambda: f(x, y), *words)
     longer = np.tile(xs, (1, 2, 1)), np.tile(ys, (1, 2))
-    raises(ValueError, lambda: predictors[0](*longer), "xs", "at most 5", "(67, 10, 3)")
+    raises(ValueError, lambda: predictors[0](*longer), "xs", "at most 5", "(113, 10, 3)")
     raises(ValueError, lambda: icl.loss_and_grads(params, config, xs, ys, ys[0]), "weights", "(5,)")
     for bad in (dict(n_layer=0), dict(n_head=3), dict(n_embd=2.0), dict(n_head=True)):
         raises(ValueError, lambda: icl.Config(3, 5, **bad), *bad, repr(*bad.values()))

@@ -60,10 +60,9 @@ class Size:
     n_dims: int        # of the sparse experiment's inputs; the sine experiment's are 1-D
     nnz: int           # non-zero coefficients of its sparse functions
     sparse_points: int
-    sparse_steps: int  # of training a specialist
+    sparse_steps: int  # of training a specialist; a mixture model takes twice as many
     sine_points: int
     sine_steps: int
-    mixture_times: int = 1    # the mixture model trains this many times as long
     batch: int = 64
     lr: float = 3e-3          # Adam's, for gains, biases, read_in, read_out and positions
     matrix_lr: float = 0.02   # Muon's, for the matrices in the blocks
@@ -72,10 +71,10 @@ class Size:
 
 
 SIZES = {
-    "tiny": Size(6, 4, 48, n_dims=3, nnz=1, sparse_points=8, sparse_steps=3000, prompts=1000,
-                 sine_points=16, sine_steps=2400),
+    "tiny": Size(6, 4, 48, n_dims=3, nnz=1, sparse_points=8, sparse_steps=1600, prompts=1000,
+                 sine_points=16, sine_steps=1300),
     "small": Size(8, 4, 64, n_dims=8, nnz=1, sparse_points=10, sparse_steps=20_000,
-                  sine_points=21, sine_steps=6000, mixture_times=2, batch=128, prompts=4000),
+                  sine_points=21, sine_steps=6000, batch=128, prompts=4000),
     "paper": Size(12, 8, 256, n_dims=20, nnz=2, sparse_points=41, sparse_steps=500_000,
                   sine_points=41, sine_steps=500_000),
 }
@@ -188,10 +187,10 @@ class Run:
 
 
 def runs_of(e, out):
-    """The runs of an experiment's models. At mixture_times = 2 the mixture model sees as many
+    """The runs of an experiment's models. With twice the steps, a mixture model sees as many
     prompts of a class as that class's specialist."""
-    times = {"mixture": e.size.mixture_times}
-    return [Run(e, m, e.steps * times.get(m, 1), out / e.name / f"{m}.npz") for m in e.pretraining]
+    return [Run(e, m, e.steps * (1 + isinstance(c, Mixture)), out / e.name / f"{m}.npz")
+            for m, c in e.pretraining.items()]
 
 
 def train(run, save_seconds, progress, slot):
@@ -908,7 +907,7 @@ def parse_arguments(argv):
     add("--experiment", choices=EVALUATION, help="one of them (default: sparse and sine)")
     add("--only", metavar="MODEL", help="only train this one, such as sparse/dense, so that "
         "machines which share a directory can share the work")
-    add("--steps", type=int, help="of training (at small, the mixture model's are twice as many)")
+    add("--steps", type=int, help="of training a specialist; a mixture model takes twice as many")
     add("--seed", type=int, default=0, help="of all random numbers (default: 0)")
     add("--processes", type=int, default=os.cpu_count() or 1,
         help="side by side (default: one a core); the numbers do not depend on it")
