@@ -96,8 +96,7 @@ def gelu(x):
     As dp/du = 2 p (1 - p):  dy/dx = p + y (1 - p) (2 a + 6 b x^2). This is GPT-2's GELU.
     Source: Hendrycks, Gimpel 2016, arXiv 1606.08415, section 2.
     """
-    a = math.sqrt(2 / math.pi)
-    b = 0.044715 * a
+    a, b = math.sqrt(2 / math.pi), 0.044715 * math.sqrt(2 / math.pi)
     p = (1 + np.tanh(x * (a + b * (x * x)))) / 2
     y = x * p
     return y, lambda dy: dy * (p + y * (1 - p) * (2 * a + 6 * b * (x * x)))

@@ -28,6 +28,7 @@ measured = []
 
 
 def check(holds, what):
+    """Note what was measured; end with one line and exit status 1 if it does not hold."""
     if not holds:
         sys.exit(f"check_playground.py: failed: {what}")
     measured.append(what)
@@ -73,6 +74,7 @@ class Browser:
 
 
 def drive(browser, url):
+    """Open the page, shuffle, drag and press keys as a student would, and check what follows."""
     browser("Page.navigate", url=url)
     while not browser.js("document.readyState == 'complete' && location.href != 'about:blank'"):
         pass
@@ -110,6 +112,7 @@ def drive(browser, url):
 
 
 def main():
+    """Check the page; the first failure ends it."""
     page = Path(sys.argv[1]) if sys.argv[1:] else Path(__file__).with_name("playground.html")
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     check(chromium and page.exists(), f"Chromium shows {page}")

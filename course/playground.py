@@ -67,6 +67,7 @@ def page_data(path):
 
 
 def main():
+    """Write the page. Exit status 2 for a checkpoint that cannot be used."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("checkpoint", nargs="?", default="results/small/sine/mixture.npz", type=Path)

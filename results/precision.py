@@ -44,6 +44,7 @@ def noise(run):
 
 
 def main(paths, lengths=LENGTHS):
+    """Measure all models, a core each, print a line a model and draw the figure."""
     with tempfile.TemporaryDirectory() as folder:
         tiny = [train.Run(train.make_experiment(name, train.SIZES["tiny"]), "mixture", steps,
                           Path(folder) / name / f"{steps}.npz")
