@@ -852,7 +852,7 @@ def test_ctrl_c_ends_all_processes_says_how_to_go_on_in_one_line_and_keeps_the_c
     with scratch() as folder:
         p = start("--steps", 10**5, "--out", folder, save_seconds=0)
         wait_for(p, "training")
-        while not all((folder / f"sparse/{m}.npz").exists() for m in ("dense", "sparse")):
+        while not all((folder / f"sparse/{m}.npz").exists() for m in ("mixture", "dense")):
             time.sleep(0.05)
         time.sleep(0.5)
         for _ in range(2):  # as a terminal does: to every process of it
@@ -862,7 +862,7 @@ def test_ctrl_c_ends_all_processes_says_how_to_go_on_in_one_line_and_keeps_the_c
         _, err = p.communicate(timeout=30)
         assert p.returncode == 130 and len(err.strip().splitlines()) == 1, err
         assert "the same command goes on" in err
-        for m in ("dense", "sparse"):
+        for m in ("mixture", "dense"):
             assert icl.load_checkpoint(folder / f"sparse/{m}.npz")[2]["step"] > 0
 
 def test_when_one_training_process_is_killed_the_others_end_and_the_exit_status_is_2():
