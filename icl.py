@@ -248,8 +248,8 @@ def transformer(params, config, xs, ys):
 # --------------------------------------------------------------------------------------- training
 
 def chunks(xs, *others):
-    """The batch in parts of at most about 1,000 tokens: what a part computes stays in the cache."""
-    n = min(len(xs), math.ceil(len(xs) * (2 * xs.shape[1] - 1) / 1000))
+    """The batch in parts of at most about 500 tokens: what a part computes stays in the cache."""
+    n = min(len(xs), math.ceil(len(xs) * (2 * xs.shape[1] - 1) / 500))
     return zip(*(np.array_split(a, n) for a in (xs, *others)))
 
 
