@@ -64,7 +64,7 @@ def normal(*shapes, seed=0):
     return [r.standard_normal(shape) for shape in shapes]
 
 def small_model(dtype=np.float64):
-    """A model, every parameter away from its initial value, and 113 prompts: two unequal chunks."""
+    """A model, no parameter at its initial value, and 113 prompts: three unequal chunks."""
     config = icl.Config(n_dims=3, n_points=5, n_layer=2, n_head=2, n_embd=4)
     params = {name: (p + 0.1 * rng(1).standard_normal(p.shape)).astype(dtype)
               for name, p in icl.init_params(config, rng()).items()}
