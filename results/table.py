@@ -1,4 +1,4 @@
-"""Every claim at the small size with what was measured of it, three seeds side by side.
+"""Every claim at the small size with what was measured of it, a column for each seed.
 
     python results/table.py        prints seeds/table.txt from small/run.txt and seeds/*/run.txt
 
@@ -9,32 +9,34 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+SEED = re.compile(r", seed (\d+),")
 CLAIM = re.compile(r"^\[(?P<verdict>.+)\] (?P<claim>.+)\n    (?P<measures>.+)$", re.M)
-MEASURE = re.compile(r"(?P<what>.+?) (?P<number>\S+ ± \S+)(?P<bound>| \(.+\))$")
+MEASURE = re.compile(r"(?P<what>.+?) (?P<number>\S+ ± \S+)(?: \((?P<bound>.+)\))?$")
 
 
-def claims(path):
+def claims(text):
     """Claim -> (verdict, list of (what, number, bound)) of a run.txt."""
-    return {c["claim"]: (c["verdict"], [MEASURE.match(m).groups()
+    return {c["claim"]: (c["verdict"], [MEASURE.match(m).groups("")
                                         for m in c["measures"].split("; ")])
-            for c in CLAIM.finditer(path.read_text(encoding="utf-8"))}
+            for c in CLAIM.finditer(text)}
 
 
-def table(paths):
-    """The table as text, a column for each run.txt."""
-    runs, lines = [claims(path) for path in paths], []
+def table(texts):
+    """The table as Markdown, a column for each text of a run.txt."""
+    row = lambda *cells: f"| {' | '.join(cells)} |"
+    lines = [row("", "bound", *(f"seed {SEED.search(text)[1]}" for text in texts)),
+             "|---" * (2 + len(texts)) + "|"]
+    runs = [claims(text) for text in texts]
     for claim in runs[0]:
         verdicts, measures = zip(*(run[claim] for run in runs))
         agreed = verdicts[0] if len(set(verdicts)) == 1 else "undecided"
-        lines.append(f"[{agreed}] {claim}" + (f"  ({', '.join(verdicts)})"
-                                              if len(set(verdicts)) > 1 else ""))
-        for row in zip(*measures):
-            what, _, bound = row[0]
-            numbers = "".join(f"{number:>20s}" for _, number, _ in row)
-            lines.append(f"    {what + bound:78s}{numbers}")
+        lines.append(row(f"**{claim}**", f"**{agreed}**", *verdicts))
+        lines += [row(same[0][0], same[0][2], *(number for _, number, _ in same))
+                  for same in zip(*measures)]
     return "\n".join(lines)
 
 
 if __name__ == "__main__":
     sys.stdout.reconfigure(encoding="utf-8")
-    print(table([HERE / "small/run.txt", *sorted(HERE.glob("seeds/*/run.txt"))]))
+    paths = [HERE / "small/run.txt", *sorted(HERE.glob("seeds/*/run.txt"))]
+    print(table([path.read_text(encoding="utf-8") for path in paths]))
