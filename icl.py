@@ -5,7 +5,7 @@ left to right. At every x_k it predicts f(x_k), and it has seen the examples 1..
 
 An operation returns its output and a function: y, backward = layernorm(x, gain, bias). Given dy,
 the gradient of the loss with respect to y, backward(dy) returns those with respect to the inputs,
-in their order (the model's put those of parameters into a dict `grads`). That of `fc` is `dfc`.
+in their order. In the model, those of parameters go into a dict `grads`. That of x is named dx.
 
 Shapes: B prompts, N points, T = 2N - 1 tokens, M = BT rows, C channels, H heads, D = C / H, d dims.
 """
@@ -129,10 +129,10 @@ def attention(qkv, n_head):
         dq, dk, dv = split(dqkv)  # views: what is written to them is written to dqkv
         dy = split(dy)[0]  # (B, H, T, D), the one part that it has
         np.matmul(p, dy, out=dv)
-        ds = np.matmul(v, dy.swapaxes(2, 3), out=np.empty_like(p))  # dp
+        ds = np.matmul(v, dy.swapaxes(2, 3), out=np.empty_like(p))  # dp, and in two lines ds
         ds -= np.einsum("bhtd,bhtd->bht", y, dy)[:, :, None]
         ds *= p
-        np.matmul(ds, q, out=dk)
+        np.matmul(ds, q, out=dk)  # q is scaled already, k is not
         np.matmul(ds.swapaxes(2, 3), k * (C // n_head) ** -0.5, out=dq)
         return dqkv
 
@@ -151,7 +151,7 @@ def init_params(config, rng):
     """
     params = {}
     for name, shape in config.shapes().items():
-        params[name] = np.full(shape, name.endswith("weight"), np.float32)  # 1 or 0
+        params[name] = np.full(shape, name.endswith("weight"), np.float32)  # biases 0, gains 1
         if len(shape) == 2:
             std = 0.5 if name == "wpe.weight" else shape[0] ** -0.5
             if name.endswith("c_proj.weight"):
@@ -208,7 +208,7 @@ def block(x, params, name, config, stride=1):
         dfc = gelu_backward(dact)
         dn2 = c_fc_backward(dfc, grads)
         dh = dy + ln_2_backward(dn2, grads)
-        dx = np.zeros_like(x)  # (B, T, C)
+        dx = np.zeros_like(x)  # (B, T, C), so far that of x + attn, which both take
         dx[:, ::stride] = dh.reshape(B, -1, C)
         dheads = attn_c_proj_backward(dx.reshape(-1, C), grads)
         dqkv = attention_backward(dheads)
@@ -248,7 +248,7 @@ def transformer(params, config, xs, ys):
 # --------------------------------------------------------------------------------------- training
 
 def chunks(xs, *others):
-    """The batch in parts of at most about 500 tokens: what a part computes stays in the cache."""
+    """The batch in parts of about 500 tokens: what a part computes stays in the cache."""
     n = min(len(xs), math.ceil(len(xs) * (2 * xs.shape[1] - 1) / 500))
     return zip(*(np.array_split(a, n) for a in (xs, *others)))
 
@@ -279,13 +279,13 @@ def predict(params, config, xs, ys):
 def loss_and_grads(params, config, xs, ys, weights=None):
     """The mean of weights * (prediction - y)^2, and its gradients under the parameters' names.
 
-    weights (B, N), one each if not given. Raises ValueError as check_prompts does.
+    weights (B, N), all 1 if not given. Raises ValueError as check_prompts does.
     """
     check_prompts(xs, ys, config.n_dims, config.n_points)
     weights = np.ones_like(ys) if weights is None else weights
     if np.shape(weights) != ys.shape:
         raise ValueError(f"weights must have shape {ys.shape} like ys, not {np.shape(weights)}")
-    np.empty(31 << 20, np.uint8)  # freed at once; from then on glibc keeps freed memory: 10%
+    np.empty(31 << 20, np.uint8)  # freed at once; glibc then keeps what is freed: 10% faster
     loss, grads = 0.0, {name: np.zeros_like(p) for name, p in params.items()}
     for xs_part, ys_part, weights_part in chunks(xs, ys, weights):
         predictions, backward = transformer(params, config, xs_part, ys_part)
@@ -325,7 +325,7 @@ class Adam:
     def __init__(self, params, lr, betas=(0.9, 0.98), eps=1e-8, clip=math.inf):
         self.lr, self.betas, self.eps, self.clip, self.names = lr, betas, eps, clip, list(params)
         self.state = {f"{s}.{name}": np.zeros_like(p) for name, p in params.items() for s in "mv"}
-        self.state["t"] = np.zeros((), np.float32)  # steps so far
+        self.state["t"] = np.zeros((), np.float32)  # steps so far; checkpoints hold float32
 
     def update(self, params, grads):
         """One step, in place; returns the factor by which the gradients were scaled.
@@ -349,7 +349,7 @@ class Adam:
 class Muon(Adam):
     """Muon for the blocks' matrices, Adam for the rest.
 
-    m = b m + g,  p -= lr U V^T,  where g + b m = U S V^T. Here lr is the same for all shapes.
+    m = b m + g,  p -= matrix_lr U V^T,  where g + b m = U S V^T.
     Source: Jordan 2024, https://kellerjordan.github.io/posts/muon/
     """
     def __init__(self, params, lr, matrix_lr, momentum=0.9, **adam):
@@ -360,7 +360,7 @@ class Muon(Adam):
 
     def update(self, params, grads):
         """One step, in place, as Adam.update."""
-        scale = super().update(params, grads)  # clips all, steps all but the matrices
+        scale = super().update(params, grads)  # from all gradients; steps all but the matrices
         for name in self.matrices:
             p, m, g = params[name], self.state[f"m.{name}"], grads[name] * scale
             m *= self.momentum
@@ -435,7 +435,7 @@ def load_checkpoint(path, optimizer=None):
     except Exception as e:  # whatever a stranger's file can cause
         why = f"{path} is not a checkpoint that can be used: {str(e) or repr(e)}"
         raise Refused(why.split("\n")[0]) from e
-    state |= {name: arrays[f"optimizer/{name}"] for name in state}  # in place: the optimiser's own
+    state |= {name: arrays[f"optimizer/{name}"] for name in state}  # optimizer.state
     return {name: arrays[f"params/{name}"] for name in config.shapes()}, config, extra
 
 
@@ -450,7 +450,7 @@ def _unpack(data, state):
     json.dumps(header, allow_nan=False)  # an error where a number is not finite
     config, extra = Config(**header["config"]), header["extra"]
     if header["format"] != 1 or type(extra) is not dict or config.n_layer > len(npz.files):
-        raise ValueError("its header is not this program's")
+        raise ValueError("its header is not this program's")  # or claims layers without end
     shapes = {f"params/{name}": shape for name, shape in config.shapes().items()}
     shapes |= {f"optimizer/{name}": a.shape for name, a in state.items()}
     arrays = {name: npz[name] for name in shapes}  # and nothing else; zip checks every byte

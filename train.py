@@ -5,10 +5,10 @@
 """Train transformers on mixtures of function classes and compare them with the exact optimum.
 
     python train.py --tiny          two experiments in minutes on a laptop
-    python train.py --small         an evening on a laptop: the paper's findings, measured
+    python train.py --small         an hour or so on a laptop: the paper's findings, measured
     python train.py                 the paper's size: 12 layers, 256 channels
 
-An experiment trains a model on each of two function classes (the specialists) and one on their
+Each of the two trains a model on each of two function classes (the specialists) and one on their
 50:50 mixture. Then all predictors, trained or computed, are evaluated on the same fresh
 prompts. Each figure stands with the claims that are read off it, the paper's (arXiv 2311.00871) and
 some of our own.
@@ -73,8 +73,8 @@ class Size:
 SIZES = {
     "tiny": Size(6, 4, 48, n_dims=3, nnz=1, sparse_points=8, sparse_steps=1500, prompts=1000,
                  sine_points=16, sine_steps=1400),
-    "small": Size(8, 4, 64, n_dims=8, nnz=1, sparse_points=10, sparse_steps=20_000,
-                  sine_points=21, sine_steps=6000, batch=128, prompts=4000),
+    "small": Size(8, 4, 64, n_dims=8, nnz=1, sparse_points=10, sparse_steps=8000,
+                  sine_points=21, sine_steps=3000, batch=128, prompts=4000),
     "paper": Size(12, 8, 256, n_dims=20, nnz=2, sparse_points=41, sparse_steps=500_000,
                   sine_points=41, sine_steps=500_000),
 }
@@ -86,7 +86,8 @@ class Experiment:
 
     classes: name -> function class. pretraining: name of a model -> what it is trained on.
     steps: of training a specialist. at: the numbers of examples at which sweeps measure.
-    models: name -> predictor, once trained. noise: name -> effective label noise and 95% interval.
+    models: name -> predictor, which `evaluate` loads. noise: name -> effective label noise and its
+    95% interval, which `run` fills in before there are figures.
     """
     name: str
     classes: dict
@@ -130,8 +131,8 @@ def make_experiment(name, size, seed=0):
         classes = {"linear": DenseLinear(1), "sinusoid": Sinusoid()}
         n_points, steps = size.sine_points, size.sine_steps
         at = list(range(1, n_points))[-5:]  # the last five
-    mixture = lambda *weights: Mixture(tuple(classes.values()), weights or None)
-    pretraining = classes | {"mixture": mixture()}
+    mixture = lambda *weights: Mixture(tuple(classes.values()), weights)
+    pretraining = classes | {"mixture": mixture(0.5, 0.5)}
     if name == "shares":
         pretraining = {"rare-linear": mixture(0.1, 0.9), "equal": mixture(0.5, 0.5),
                        "rare-sinusoid": mixture(0.9, 0.1)}
@@ -163,7 +164,7 @@ class Run:
                 "class": str(self.function_class), **asdict(e.config),
                 **{k: getattr(e.size, k) for k in ("batch", "lr", "matrix_lr", "warmup")}}
 
-    def initial(self):
+    def initial(self):  # stream 0 of a model draws its initial parameters
         return icl.init_params(self.experiment.config, self.experiment.stream(self.model, 0))
 
     def load(self, optimizer=None):
@@ -187,8 +188,8 @@ class Run:
 
 
 def runs_of(e, out):
-    """The runs of an experiment's models. With twice the steps, a mixture model sees as many
-    prompts of a class as that class's specialist."""
+    """The runs of an experiment's models. With twice the steps, a 50:50 mixture model sees as
+    many prompts of a class as that class's specialist."""
     return [Run(e, m, e.steps * (1 + isinstance(c, Mixture)), out / e.name / f"{m}.npz")
             for m, c in e.pretraining.items()]
 
@@ -213,15 +214,14 @@ def train(run, save_seconds, progress, slot):
     optimum = np.mean(icl.loss_weights(xs, ys) * errors)
 
     def save():
-        every = max(1, run.steps // 200)  # steps to a row of the training curve, their mean
+        every = max(1, run.steps // 200)  # a row of the training curve is the mean of so many
         rows = [f"{i},{np.mean(losses[i - every:i]):.9g}\n"
                 for i in range(every, len(losses) + 1, every)]
         icl.write_whole(run.path.with_suffix(".csv"), "".join(["step,loss\n", *rows]).encode())
-        state = {"losses": losses, "rng": rng.bit_generator.state}
         done = len(losses) == run.steps  # then the parameters are all that is still needed
+        state = {} if done else {"losses": losses, "rng": rng.bit_generator.state}
         icl.save_checkpoint(run.path, params, e.config, None if done else optimizer,
-                            step=len(losses), seconds=seconds, settings=run.settings,
-                            **({} if done else state))
+                            step=len(losses), seconds=seconds, settings=run.settings, **state)
 
     run.path.parent.mkdir(parents=True, exist_ok=True)
     save()  # what stands in the way of saving shows now
@@ -261,9 +261,9 @@ def train_all(runs, processes):
 
     def status(working):
         step, over, pace = np.reshape(progress, (-1, 3)).T
-        points = np.array([run.experiment.n_points for run in runs])  # what a step's time goes by
-        left = points * ([run.steps for run in runs] - step)
-        left = max(left.sum() / len(working), left.max())  # shared out, or the longest run's
+        points = np.array([run.experiment.n_points for run in runs])  # a step takes time for each
+        left = points * (np.array([run.steps for run in runs]) - step)
+        left = max(left.sum() / len(working), left.max())  # shared by processes, or the longest
         seconds_a_point = max(pace[i] / points[i] for i in working)  # 0 until one has begun
         seconds = timedelta(seconds=round(seconds_a_point * left))
         return ", ".join(f"{runs[i].name} {step[i]:,.0f}/{runs[i].steps:,d} {over[i]:+.3f}"
@@ -387,9 +387,9 @@ def ratio(what, a, b, **bound):
 
 
 def farthest(what, values, **bound):
-    """Measure of the size of the mean farthest from 0, of the means over B of values (B, X).
+    """Measure of the largest |mean over prompts| of a column of values (B, X), nan aside.
 
-    Its interval is as wide as all X must be to hold at once in 95% of cases (Bonferroni).
+    It is picked from many, so the interval is as wide as all need to hold at once (Bonferroni).
     """
     sizes = [mean(what, v if v.mean() > 0 else -v, **bound) for v in values.T
              if not np.isnan(v).any()]
@@ -422,7 +422,7 @@ class Claim:
 
 OWN, MIXED = "optimum for these functions", "optimum of the mixture"
 # The optimum of the mixture for one who believes in label noise s, the mixture model's effective
-# label noise. In ICL curves and selection it also reads labels with that noise.
+# label noise. In ICL curves it also reads labels with that noise.
 NOISY = "noisy ideal learner"
 
 
@@ -454,7 +454,7 @@ class Figure:
 
 
 def on(shown, errors, models):
-    """Errors by predictor as errors by (predictor, functions shown); "dense" as "dense model"."""
+    """A Figure's values from errors by predictor: the model "dense" is shown as "dense model"."""
     return {(f"{p} model" if p in models else p, shown): v for p, v in errors.items()}
 
 
@@ -467,7 +467,7 @@ def noise_of(e, model):
 
 def noisy_learner(e, model="mixture"):
     """The ideal learner that believes in noise s, a model's effective label noise; and s."""
-    s = float(np.nan_to_num(e.noise[model][0], nan=1.0, posinf=1.0))
+    s = float(np.nan_to_num(e.noise[model][0], nan=1.0, posinf=1.0))  # the grid's last
     return baselines.bayes(e.pretraining[model], s), s
 
 
@@ -479,11 +479,11 @@ def noise_measure(e, model, **bound):
 
 
 def residual(what, a, b, **bound):
-    """Measure of how far apart two error curves (B, N) are: root mean square over positions."""
+    """Measure of how far apart two error curves (B, N) are: rms over positions 2 to N."""
     difference = (a - b)[:, 1:]
     curve = difference.mean(0)
     rms = math.sqrt(np.mean(curve**2)) + 1e-12
-    # Its value is rms; its spread over prompts is how rms moves with each, to first order.
+    # These average to rms over prompts, and spread as rms does (the delta method).
     return mean(what, (difference * curve).mean(1) / rms, **bound)
 
 
@@ -507,8 +507,8 @@ def icl_curve(e, shown, other):
     learner, s = noisy_learner(e)
     noisy_labels = ys + s * e.stream(name, "label noise").standard_normal(ys.shape)
     errors[NOISY] = (learner(xs, noisy_labels) - ys) ** 2
-    error = {p: v.mean(1) for p, v in errors.items()}  # (B,), averaged over the numbers of examples
-    ours, our_curves, half = error["mixture"], errors["mixture"], e.n_points // 2
+    average = {p: v.mean(1) for p, v in errors.items()}  # (B,) each, over the numbers of examples
+    ours, our_curves, half = average["mixture"], errors["mixture"], e.n_points // 2
     halves = {"early": slice(1, max(2, half)), "late": slice(half, None)}
     claims = [
         Claim(f"near-optimal on {shown} functions", [
@@ -517,23 +517,23 @@ def icl_curve(e, shown, other):
             residual("beside the exact optimum's", our_curves, errors[MIXED]),
             *(ratio(f"times that learner's error, {when}", our_curves[:, part].mean(1),
                     errors[NOISY][:, part].mean(1)) for when, part in halves.items()),
-            mean("excess over the optimum of the mixture", ours - error[MIXED])],
+            mean("excess over the optimum of the mixture", ours - average[MIXED])],
             known_at_small=True),
         Claim(f"no extra cost on {shown} functions for not knowing the class", [
-            ratio("times the specialist's error", ours, error[shown], at_most=1.1),
-            ratio("the optimum pays", error[MIXED], error[OWN]),
+            ratio("times the specialist's error", ours, average[shown], at_most=1.1),
+            ratio("the optimum pays", average[MIXED], average[OWN]),
             noise_measure(e, "mixture"), noise_measure(e, shown)],
             known_at_small=e.name == "sparse"),
         Claim(f"the {other} specialist fails on {shown} functions", [
-            ratio("times the mixture model's error", error[other], ours, at_least=2)],
+            ratio("times the mixture model's error", average[other], ours, at_least=2)],
             known_at_small=True)]
     if shown == "dense":
         claims.append(Claim("as good as least squares on dense functions", [
-            ratio("times their error", ours, error["least squares"], at_most=1.1)]))
+            ratio("times their error", ours, average["least squares"], at_most=1.1)]))
     if shown == "sparse":
         claims.append(Claim("better than least squares, as good as the Lasso on sparse ones", [
-            ratio("times the Lasso's error", ours, error["Lasso"], at_most=1),
-            ratio("times least squares'", ours, error["least squares"], at_most=1)],
+            ratio("times the Lasso's error", ours, average["Lasso"], at_most=1),
+            ratio("times least squares'", ours, average["least squares"], at_most=1)],
             known_at_small=True))
     return [Figure(name, f"{shown.capitalize()} functions: the mixture model beside its specialist",
                    "examples in the prompt", np.arange(e.n_points),
@@ -549,27 +549,29 @@ def sweep(e, name, classes, predictors):
     (else nan); that of the pretraining mixture, which is what perfect pretraining would predict;
     and the noisy one, which here reads labels without noise.
     """
-    out, targets = {}, []
+    predictions, targets = {}, []
     predictors = predictors | {MIXED: baselines.bayes(e.mixture), NOISY: noisy_learner(e)[0]}
     for x, c in classes.items():
         xs, ys = sample_prompts(c, e.stream(name, x), max(2, e.size.prompts // 2), e.at[-1] + 1)
         targets.append(ys[:, e.at])
         for p, predict in predictors.items():
-            out.setdefault(p, []).append(predict(xs, ys)[:, e.at])
+            predictions.setdefault(p, []).append(predict(xs, ys)[:, e.at])
         try:
             optimum = baselines.bayes(c)
         except ValueError:  # more hypotheses than can be enumerated
             optimum = lambda xs, ys: np.full_like(ys, np.nan)
-        out.setdefault(OWN, []).append(optimum(xs, ys)[:, e.at])
-    out, ys = {p: np.stack(v, 1) for p, v in out.items()}, np.stack(targets, 1)
-    return out, {p: ((v - ys) ** 2).mean(2) for p, v in out.items()}
+        predictions.setdefault(OWN, []).append(optimum(xs, ys)[:, e.at])
+    predictions = {p: np.stack(v, 1) for p, v in predictions.items()}
+    ys = np.stack(targets, 1)
+    return predictions, {p: ((v - ys) ** 2).mean(2) for p, v in predictions.items()}
 
 
-def distances(out, i, control, x):
-    """How far the mixture model's predictions are from others', at place i of a sweep."""
-    model, names = out["mixture"][:, i], {NOISY: NOISY, MIXED: MIXED, control: f"{control} model"}
+def distances(predictions, places, control, x):
+    """How far the mixture model is from two ideal learners and a specialist, at x[places]."""
+    names = {NOISY: NOISY, MIXED: MIXED, control: f"{control} model"}
     return [mean(f"at {x[i]:g}, squared distance to the {name}",
-                 ((model - out[p][:, i]) ** 2).mean(1)) for p, name in names.items()]
+                 ((predictions["mixture"] - predictions[p])[:, i] ** 2).mean(1))
+            for i in places for p, name in names.items()]
 
 
 def failure(shown, model, mixed, own, **bound):
@@ -584,12 +586,12 @@ def non_zeros(e):
     """Errors on functions with any number of non-zeros, and how far apart predictions are."""
     d = e.size.n_dims
     x, shown = np.arange(1, d + 1), f"x of {d} non-zeros"
-    out, errors = sweep(e, "nnz", {k: SparseLinear(d, int(k)) for k in x},
+    predictions, errors = sweep(e, "nnz", {k: SparseLinear(d, int(k)) for k in x},
                         e.models | {"least squares": baselines.least_squares})
     f = Figure("nnz", f"From sparse to dense, {after(e)}", f"non-zero coefficients of {d}", x,
                on(shown, errors, e.models))
     pairs = ("mixture", "dense"), ("mixture", "sparse"), ("dense", "sparse"), ("mixture", MIXED)
-    apart = {f"{a} to {b}": ((out[a] - out[b]) ** 2).mean(2) for a, b in pairs}
+    apart = {f"{a} to {b}": ((predictions[a] - predictions[b]) ** 2).mean(2) for a, b in pairs}
     g = Figure("nnz-distance", f"Whose predictions are they {after(e)}?", f.xlabel, x,
                on(shown, apart, ()), "squared distance")
     # The paper looks at up to 7 of 20. An optimum of too many hypotheses is nan.
@@ -600,9 +602,9 @@ def non_zeros(e):
         model, mixed, own = (average(errors[p]) for p in ("mixture", MIXED, OWN))
         f.claims = [Claim(f"at {where} it leaves the optimum", [
             mean("excess over the optimum for these functions", model - own, at_least=0.02),
-            *(m for i in np.flatnonzero(places)[:2] for m in distances(out, i, "dense", x))]),
+            *distances(predictions, np.flatnonzero(places)[:2], "dense", x)]),
             failure(where, model, mixed, own, at_least=0.5)]
-        to_dense, to_sparse, between = list(map(average, apart.values()))[:3]
+        to_dense, to_sparse, between, _ = map(average, apart.values())  # as in pairs
         g.claims = [Claim(f"at {where} its predictions lie between the specialists'", [
             ratio("squared distance to the dense model, as a share of theirs", to_dense, between,
                   at_most=1),
@@ -614,7 +616,7 @@ def weights(e):
     """Between the two classes: errors at any weight w of w line + (1 - w) sinusoid."""
     x = np.linspace(0, 1, 11)
     classes = {w: ConvexCombination(*e.classes.values(), float(w)) for w in x}
-    out, errors = sweep(e, "weights", classes, e.models)
+    predictions, errors = sweep(e, "weights", classes, e.models)
     errors = {p: v / (x**2 + (1 - x) ** 2) for p, v in errors.items()}
     at = lambda w, p="mixture": errors[p][:, round(10 * w)]  # (B,), at weight w
     return [Figure(
@@ -629,7 +631,7 @@ def weights(e):
                 mean("excess over the optimum there", at(0.5) - at(0.5, OWN), at_least=0.02),
                 ratio("times that on sinusoids", at(0.5), at(0)),
                 mean("the sinusoid specialist's error", at(0.5, "sinusoid")),
-                *distances(out, 5, "sinusoid", x)], True),
+                *distances(predictions, [5], "sinusoid", x)], known_at_small=True),
             failure("half of each", at(0.5), at(0.5, MIXED), at(0.5, OWN), at_least=0.5)])]
 
 
@@ -637,7 +639,8 @@ def frequencies(e):
     """Sinusoids of any frequency, common and rare in pretraining."""
     x = np.array([0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 4, 5, 7, 10])
     models = {m: predict for m, predict in e.models.items() if m != "linear"}
-    out, errors = sweep(e, "frequency", {w: Sinusoid(frequency=float(w)) for w in x}, models)
+    classes = {w: Sinusoid(frequency=float(w)) for w in x}
+    predictions, errors = sweep(e, "frequency", classes, models)
     density = e.classes["sinusoid"].density(x)
     at = lambda i, p="mixture": errors[p][:, i]
     times = lambda i, **bound: ratio(f"at {x[i]:.2g}, times that at {x[density.argmax()]:.2g}",
@@ -649,7 +652,7 @@ def frequencies(e):
         backdrop=("density in pretraining", density), claims=[
             Claim("it fails at high frequencies, rare in pretraining", [
                 times(-1, at_least=10), times(0),
-                *(m for i in (9, 11, 13) for m in distances(out, i, "sinusoid", x))],  # 3, 5, 10
+                *distances(predictions, [9, 11, 13], "sinusoid", x)],  # at 3, 5, 10
                 known_at_small=True),
             failure(f"frequency {x[-1]:.2g}", at(-1), at(-1, MIXED), at(-1, OWN), at_most=0.1)])]
 
@@ -675,8 +678,8 @@ def selection(e, *labels):
         step = (b - a)[:, 1:]  # (B, N - 1): from no example nothing can be told
         power = np.where((step**2).mean(0) > 0.05, (step**2).mean(0), np.nan)
 
-        def weight_samples(m):  # (B, N - 1): their mean over prompts is w, their spread gives
-            share = (m - a)[:, 1:] * step  # w's interval: a ratio of means, to first order
+        def weight_samples(m):  # (B, N - 1): they average to w, and spread as w does
+            share = (m - a)[:, 1:] * step
             w = share.mean(0) / power
             return w + (share - w * step**2) / power
 
@@ -693,21 +696,20 @@ def selection(e, *labels):
         farthest("weight off the posterior's by", np.concatenate(values, 1), at_most=0.1)])
         for model, values in off.items() if not np.isnan(values).all()]
     known = ~np.isnan([w[0] for w in weights.values()]).all(0)  # (N - 1,): some weight is defined
-    places = max(1, known.nonzero()[0].max(initial=0) + 1)
+    places = known.nonzero()[0].max(initial=0) + 1
     return [Figure("selection" if len(labels) > 1 else f"selection-{labels[0]}",
                    "Which class does it believe in?", "examples in the prompt",
                    np.arange(1, places + 1), {k: w[:, :places] for k, w in weights.items()},
                    f"weight on the {list(e.classes)[1]} class", claims)]
 
 
-def predicted_functions(e, n_examples=10):
+def predicted_functions(e):
     """What the mixture model believes a line, a sinusoid and half of each look like.
 
-    One context each, its x spread evenly, and a query at every place of a grid: a batch of prompts
-    that differ in their last x only.
+    Ten examples each, and a query at every place of a grid: prompts that differ in their last x.
     """
     grid, figures = np.linspace(-2.5, 2.5, 101, dtype=np.float32), []
-    n = min(n_examples, e.n_points - 1)
+    n = min(10, e.n_points - 1)
     for name, title, w in (("1", "a line", 1), ("2", "a sinusoid", 0), ("3", "half of each", 0.5)):
         rng = e.stream("functions", title)
         f = ConvexCombination(*e.classes.values(), float(w)).sample(rng, 1)
@@ -733,20 +735,19 @@ EVALUATION = {  # experiment: its jobs, each a function and what it takes beside
 
 
 def evaluate(e, out, function, *arguments):
-    """Call one of the functions above in a process of its own, with the models from `out`."""
+    """Call one of the functions above with the models from `out`; a job of side_by_side."""
     models = {run.model: run.predictor() for run in runs_of(e, out)}
     return function(replace(e, models=models), *arguments)
 
 
 def rehearse(e, out):
-    """Evaluate untrained models on a handful of prompts before hours of training: icl.Refused,
-    in one line that says where, if that cannot be done."""
+    """Evaluate models, trained or not yet, on a handful of prompts before hours of training:
+    icl.Refused, in one line that says where, if that cannot be done."""
     few = replace(e, size=replace(e.size, prompts=min(4, e.size.prompts)))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a handful of prompts makes no statistics
-            noise = {m: evaluate(few, out, noise_of, m) for m in e.pretraining}
-            few = replace(few, noise=noise)
+            few = replace(few, noise={m: evaluate(few, out, noise_of, m) for m in e.pretraining})
             for job in EVALUATION[e.name]:
                 for figure in evaluate(few, out, *job):
                     draw(figure)
@@ -758,7 +759,7 @@ def rehearse(e, out):
 
 # --------------------------------------------------------------------------------------- drawing
 
-# Okabe and Ito's palette, apart for every kind of colour vision; dashes tell them apart in print.
+# Okabe and Ito's palette, apart for every kind of colour vision.
 STYLES = {  # predictor: colour, dashes, width
     "mixture model": ("#d55e00", "", 3), "dense model": ("#0072b2", "", 1.8),
     "linear model": ("#0072b2", "", 1.8), "sparse model": ("#009e73", "", 1.8),
@@ -777,8 +778,8 @@ ROUND = [digit * 10.0**power for power in range(-6, 7) for digit in (1, 2, 5)]
 
 
 def ticks(low, high, log):
-    """About five round numbers between low and high."""
-    if log:
+    """A few round numbers between low and high."""
+    if log:  # powers of ten; over less than three of them, 2 and 5 times these, too
         return [v for v in ROUND[::3 if high > 900 * low else 1] if 0.99 * low <= v <= 1.01 * high]
     step = next(v for v in ROUND if v >= (high - low) / 6)
     return step * np.arange(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
@@ -802,11 +803,11 @@ def draw(f):
     low, high = np.nanmin(ys), np.nanmax(ys) + 1e-9
     low, high = low - 0.05 * (high - low), high + 0.05 * (high - low)
     if f.ylabel != "f(x)":  # errors and weights: from zero, or little below it, to 2
-        low, high = 2e-4 if "y" in f.log else min(0, max(-0.2, low)), min(2, high)
-    first, last = f.x[0], f.x[-1] + (len(f.x) == 1)
+        low, high = (2e-4 if "y" in f.log else min(0, max(-0.2, low))), min(2, high)
+    first, last = f.x[0], f.x[-1] + (len(f.x) == 1)  # never of width zero
     to_x = scale(first, last, LEFT, WIDTH, "x" in f.log)
     to_y = scale(low, high, BOTTOM, -HEIGHT, "y" in f.log)
-    points = lambda x, y: " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y) if b == b)
+    points = lambda x, y: " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y) if b == b)  # no nan
     px, body, marks = to_x(f.x), [], []
     for v in ticks(low, high, "y" in f.log):
         body.append(f'<path class="grid" d="M{LEFT},{to_y(v):.1f}h{WIDTH}"/>'
@@ -823,10 +824,9 @@ def draw(f):
     for predictor, shown in f.values:
         y, margin = f.mean((predictor, shown)), f.margin((predictor, shown))
         dashes = {"posterior": "7 3", "learner": "2 3"}.get(predictor.split()[-1], "")
-        trio = predictor if not dashes else f"{predictor.split()[0]} model"  # they share it
-        colour = colours.setdefault((trio, shown), PALETTE[len(colours) % 5])
-        style = colour, dashes, 2
-        colour, dashes, width = style if several else STYLES.get(predictor, style)
+        # In `selection`, "mixture model", "mixture posterior", ... share a colour.
+        colour = colours.setdefault((predictor.split()[0], shown), PALETTE[len(colours) % 5])
+        colour, dashes, width = STYLES.get("" if several else predictor, (colour, dashes, 2))
         pen = f'fill="none" stroke="{colour}" stroke-width="{width}" stroke-dasharray="{dashes}"'
         around = points([*px, *px[::-1]], [*to_y(y + margin), *to_y(y - margin)[::-1]])
         body.append(f'<polygon points="{around}" fill="{colour}" opacity=".18"/>'
@@ -890,7 +890,7 @@ def results_table(figures):
         for key in f.values:
             rows += [f"{name},{f.name},{','.join(key)},{x:.6g},{error:.6g},{margin / Z:.3g},"
                      f"{f.ylabel}" for x, error, margin in zip(f.x, f.mean(key), f.margin(key))
-                     if error == error]
+                     if error == error]  # not nan
     return "\n".join(rows) + "\n"
 
 
@@ -903,7 +903,7 @@ def parse_arguments(argv):
                     "exact optimum. The default size is the paper's.", allow_abbrev=False)
     size, add = parser.add_mutually_exclusive_group(), parser.add_argument
     size.add_argument("--tiny", action="store_true", help="minutes on a laptop")
-    size.add_argument("--small", action="store_true", help="an evening on a laptop")
+    size.add_argument("--small", action="store_true", help="an hour or so on a laptop")
     add("--experiment", choices=EVALUATION, help="one of them (default: sparse and sine)")
     add("--only", metavar="MODEL", help="only train this one, such as sparse/dense, so that "
         "machines which share a directory can share the work")
@@ -933,10 +933,11 @@ def run(a):
         runs = [run for e in experiments for run in runs_of(e, a.out)]
     except (ValueError, TypeError) as e:
         raise icl.Refused(f"this size cannot be: {e}") from e
-    if a.only not in (None, *(name for r in runs for name in (r.model, r.name))):
+    chosen = [r for r in runs if a.only in (None, r.model, r.name)]
+    if not chosen:
         names = ", ".join(r.name for r in runs)
         raise icl.Refused(f"there is no model {a.only!r}, but {names}")
-    todo = [r for r in runs if not r.finished() and a.only in (None, r.model, r.name)]
+    todo = [r for r in chosen if not r.finished()]
     say(f"{a.size} size into {a.out}, seed {a.seed}, NumPy {np.__version__}")
     for e in experiments:
         say(f"{e.name}: models {', '.join(e.pretraining)} of {size.n_layer} layers, "
@@ -953,23 +954,22 @@ def run(a):
         return say("all are trained; the same command without --only compares them")
     start = time.monotonic()
     side = lambda jobs: side_by_side(jobs, a.processes, lambda working: (
-        f"evaluating, job {max(working, default=0) + 1} of {len(jobs)}"))
-    models = [(e, m) for e in experiments for m in e.pretraining]
-    noise = side([(evaluate, e, a.out, noise_of, m) for e, m in models])
-    for (e, m), value in zip(models, noise):  # which many of the figures need
-        e.noise[m] = value
+        f"evaluating, job {max(working) + 1} of {len(jobs)}"))
+    noise = side([(evaluate, r.experiment, a.out, noise_of, r.model) for r in runs])
+    for r, value in zip(runs, noise):  # which many of the figures need
+        r.experiment.noise[r.model] = value
     jobs = [(evaluate, e, a.out, *job) for e in experiments for job in EVALUATION[e.name]]
     results = side(jobs)
-    figures = [(job[1].name, f) for job, result in zip(jobs, results) for f in result]
+    figures = [(e.name, f) for (_, e, *_), result in zip(jobs, results) for f in result]
     show(a, figures, runs, timedelta(seconds=round(time.monotonic() - start)))
 
 
-def show(a, figures, runs, seconds):
+def show(a, figures, runs, duration):
     """Write figures, tables and the report, and print one line a claim."""
     settings = [f"python {shlex.join(sys.argv)}",
                 f"Python {platform.python_version()}, NumPy {np.__version__}, {platform.system()} "
                 f"{platform.machine()}, {os.cpu_count()} cores, {a.processes} processes; "
-                f"{seconds} of evaluation"]
+                f"{duration} of evaluation"]
     settings += [f"{r.name}: {timedelta(seconds=round(r.load()[1]['seconds']))} of training, "
                  f"{', '.join(f'{k} {v}' for k, v in r.settings.items())}" for r in runs]
     details, page, fewer = [], [], a.size == "tiny" or bool(a.steps)
