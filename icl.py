@@ -249,6 +249,7 @@ def transformer(params, config, xs, ys):
 
 def chunks(xs, *others):
     """The batch in parts of about 500 tokens: what a part computes stays in the cache."""
+    np.empty(31 << 20, np.uint8)  # freed at once; glibc then keeps what is freed: 10% faster
     n = min(len(xs), math.ceil(len(xs) * (2 * xs.shape[1] - 1) / 500))
     return zip(*(np.array_split(a, n) for a in (xs, *others)))
 
@@ -285,7 +286,6 @@ def loss_and_grads(params, config, xs, ys, weights=None):
     weights = np.ones_like(ys) if weights is None else weights
     if np.shape(weights) != ys.shape:
         raise ValueError(f"weights must have shape {ys.shape} like ys, not {np.shape(weights)}")
-    np.empty(31 << 20, np.uint8)  # freed at once; glibc then keeps what is freed: 10% faster
     loss, grads = 0.0, {name: np.zeros_like(p) for name, p in params.items()}
     for xs_part, ys_part, weights_part in chunks(xs, ys, weights):
         predictions, backward = transformer(params, config, xs_part, ys_part)
