@@ -646,11 +646,11 @@ def test_claims_read_off_figures_of_perfect_learners_hold_and_of_a_constant_do_n
     small = train.SIZES["small"]
     sparse, sine = (experiment(name, baselines.bayes, small, n)
                     for name, n in (("sparse", 1000), ("sine", 200)))
-    figures = train.icl_curve(sparse, "sparse", "dense") + train.weights(sine)
+    figures = train.icl_curves(sparse, "sparse", "dense") + train.weights(sine)
     verdicts = {c.text: c.verdict(False) for figure in figures for c in figure.claims}
     assert set(verdicts.values()) == {"holds"}, verdicts
     zero = experiment("sparse", lambda c: lambda xs, ys: 0 * ys)
-    figure, = train.icl_curve(zero, "sparse", "dense")
+    figure, _ = train.icl_curves(zero, "sparse", "dense")
     assert figure.claims[0].verdict(False) == "does not hold"
     assert abs(figure.mean(("mixture model", "sparse"))[-1] - 1) < 0.3
 

@@ -493,8 +493,8 @@ def after(e):
     return f"after {numbers} example{'s' if numbers != '1' else ''}"
 
 
-def icl_curve(e, shown, other):
-    """Error against the number of examples on the class `shown`, and what is claimed of it."""
+def icl_curves(e, shown, other):
+    """Errors by number of examples on the class `shown`: the model's beside optima, and others'."""
     name, c = f"icl-{shown}", e.classes[shown]
     alphas = baselines.tune_lasso(c, e.stream(name, "lasso"), e.n_points,
                                   n_prompts=min(300, e.size.prompts))
@@ -510,7 +510,13 @@ def icl_curve(e, shown, other):
     average = {p: v.mean(1) for p, v in errors.items()}  # (B,) each, over the numbers of examples
     ours, our_curves, half = average["mixture"], errors["mixture"], e.n_points // 2
     halves = {"early": slice(1, max(2, half)), "late": slice(half, None)}
-    claims = [
+    f, g = (Figure(f"{kind}-{shown}", f"{shown.capitalize()} functions: {title}",
+                   "examples in the prompt", np.arange(e.n_points),
+                   on(shown, {p: errors[p] for p in lines}, e.models))
+            for kind, title, lines in (
+                ("icl", "a model and its optimum", ("mixture", shown, MIXED, NOISY)),
+                ("others", "other predictors", ("mixture", other, "least squares", "Lasso", OWN))))
+    f.claims = [
         Claim(f"near-optimal on {shown} functions", [
             noise_measure(e, "mixture", at_most=0.10),
             residual(f"its curve beside the {NOISY}'s", our_curves, errors[NOISY], at_most=0.03),
@@ -523,21 +529,20 @@ def icl_curve(e, shown, other):
             ratio("times the specialist's error", ours, average[shown], at_most=1.1),
             ratio("the optimum pays", average[MIXED], average[OWN]),
             noise_measure(e, "mixture"), noise_measure(e, shown)],
-            known_at_small=e.name == "sparse"),
+            known_at_small=e.name == "sparse")]
+    g.claims = [
         Claim(f"the {other} specialist fails on {shown} functions", [
             ratio("times the mixture model's error", average[other], ours, at_least=2)],
             known_at_small=True)]
     if shown == "dense":
-        claims.append(Claim("as good as least squares on dense functions", [
+        g.claims.append(Claim("as good as least squares on dense functions", [
             ratio("times their error", ours, average["least squares"], at_most=1.1)]))
     if shown == "sparse":
-        claims.append(Claim("better than least squares, as good as the Lasso on sparse ones", [
+        g.claims.append(Claim("better than least squares, as good as the Lasso on sparse ones", [
             ratio("times the Lasso's error", ours, average["Lasso"], at_most=1),
             ratio("times least squares'", ours, average["least squares"], at_most=1)],
             known_at_small=True))
-    return [Figure(name, f"{shown.capitalize()} functions: the mixture model beside its specialist",
-                   "examples in the prompt", np.arange(e.n_points),
-                   on(shown, errors, e.models), claims=claims)]
+    return [f, g]
 
 
 def sweep(e, name, classes, predictors):
@@ -730,9 +735,9 @@ def predicted_functions(e):
 
 
 EVALUATION = {  # experiment: its jobs, each a function and what it takes beside the experiment
-    "sparse": [(icl_curve, "sparse", "dense"), (icl_curve, "dense", "sparse"), (non_zeros,),
+    "sparse": [(icl_curves, "sparse", "dense"), (icl_curves, "dense", "sparse"), (non_zeros,),
                (selection, "dense", "sparse")],
-    "sine": [(icl_curve, "linear", "sinusoid"), (icl_curve, "sinusoid", "linear"),
+    "sine": [(icl_curves, "linear", "sinusoid"), (icl_curves, "sinusoid", "linear"),
              (selection, "linear", "sinusoid"), (weights,), (frequencies,), (predicted_functions,)],
     "shares": [(selection, "linear"), (selection, "sinusoid")],
 }
