@@ -693,7 +693,7 @@ def test_the_command_trains_evaluates_and_shows_and_once_more_changes_nothing(tm
     drawn = [xml.dom.minidom.parse(str(path)) for path in tmp_path.glob("*.svg")]
     page = html.unescape((tmp_path / "report.html").read_text())
     rows = (tmp_path / "results.csv").read_text()
-    assert len(drawn) == page.count("<svg") == 5
+    assert len(drawn) == page.count("<svg") == 7
     assert "http" not in page.replace("http://www.w3.org/2000", "")
     claims = re.findall(r"^\[(.+?)\] sparse: (.+)$", (tmp_path / "run.txt").read_text(), re.M)
     assert len(claims) == 12 and all(text in page and text in out for _, text in claims), out
