@@ -30,10 +30,10 @@ def least_squares(xs, ys):
 def lasso(xs, ys, alpha):
     """Lasso on the examples so far: min over w of ||y - X w||^2 / (2n) + alpha ||w||_1.
 
-    alpha: one number, or (N,), one for each number of examples. The duality gap is brought down to
-    1e-10 mean(y^2): from alpha = 0.03 up, with d up to 20, within 1e-3 of scikit-learn's Lasso.
+    alpha: one number, or (N,), one a number of examples. In 10,000 sweeps at most, the duality gap
+    falls to 1e-10 mean(y^2): from alpha = 0.03, for d up to 20, within 1e-3 of scikit-learn's.
 
-    Coordinate descent for all prompts at once, from the w for n - 1 examples on. With
+    Coordinate descent for all prompts at once, started at the solution for n - 1 examples. With
     G = X^T X / n and r = X^T (y - X w) / n, a sweep replaces each coordinate in turn by
     w_j <- S(r_j + G_jj w_j) / G_jj, where S(z) = sign(z) max(|z| - alpha, 0).
     Source: Friedman, Hastie, Tibshirani 2010, J. Statistical Software 33 (1), sections 2.1, 2.2.
@@ -79,7 +79,7 @@ def _descend(w, G, c, y2, alpha):
 
 
 def _stride(v, step, r, G_step, alpha):
-    """How often to repeat the last sweep's step: the t >= 0 of least objective at v + t step.
+    """How many times to repeat the last sweep's step: the t >= 0 of least objective at v + t step.
 
     Where two inputs nearly agree, sweeps shift weight between them in tiny equal steps: one prompt
     in fifty would be far from solved after 10,000 sweeps (alpha 0.03). While no weight changes
@@ -129,8 +129,8 @@ def bayes(function_class, label_noise=0.0):
                        m += P phi e / s,   P -= P phi (P phi)^T / s
 
     noise is label_noise^2 plus a small floor of the hypothesis's own. Without label noise, the
-    result is exact but for that floor, whose square root is about the most it costs, and for the
-    grid that stands for Sinusoid's frequencies.
+    result is exact but for the floor, which moves predictions by about its square root at most, and
+    for the grid that stands for Sinusoid's frequencies.
     Source: Bishop 2006, "Pattern Recognition and Machine Learning", sections 3.3 and 3.4.
     """
     posterior = _posterior(function_class, label_noise)
@@ -202,10 +202,10 @@ def effective_noise(predictor, function_class, rng, n_points, n_prompts=1000,
                     grid=(0, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.25, 0.5, 1)):
     """Effective label noise: the s at which an ideal learner errs as much as the predictor.
 
-    The ideal learner is bayes(function_class, s). It reads labels y + s z, with z standard normal
-    and drawn once; the predictor reads y. Both predict y, on the same prompts of function_class,
-    the predictor's own pretraining. s makes their mean errors from 1 example on equal. The learner
-    is computed on the grid, with straight lines between: 6 s for lines and sinusoids at 21 points.
+    The ideal learner, bayes(function_class, s), reads labels y + s z, with z standard normal and
+    drawn once; the predictor reads y. Both predict y, on the same prompts of function_class, the
+    predictor's own pretraining. s is where their mean errors from 1 example on are equal. The
+    learner is computed on the grid, with straight lines between (for sinusoids, in 6 seconds).
 
     Returns s, its 95% interval (low, high), and the learner's error at s at each of the n_points.
     In the interval, the mean difference of errors, prompt by prompt, is within 1.96 standard errors
@@ -213,9 +213,9 @@ def effective_noise(predictor, function_class, rng, n_points, n_prompts=1000,
     inf is worse than the grid's last learner, whose errors are then returned; nan comes from too
     little data, only one prompt or one point.
 
-    There is one such s: to add noise can tell the learner nothing new, so its expected error cannot
-    fall as s grows. s says how large a model's errors are, not how they come about. On sinusoids,
-    whose grid of frequencies acts like a noise of 0.011, an s below about 0.02 means nothing.
+    Added noise tells the learner nothing new, so its expected error cannot fall as s grows: s is
+    unique, or the least of a stretch. It says how large a model's errors are, not how they come
+    about. On sinusoids, whose grid acts like a noise of 0.011, an s below 0.02 means nothing.
     """
     xs, ys = sample_prompts(function_class, rng, n_prompts, n_points)
     z = rng.standard_normal(ys.shape)
@@ -225,6 +225,6 @@ def effective_noise(predictor, function_class, rng, n_points, n_prompts=1000,
         excess = (learner - (predictor(xs, ys) - ys) ** 2)[:, :, 1:].mean(2)  # (grid, B)
         mean, margin = excess.mean(1), 1.96 * excess.std(1, ddof=1) / np.sqrt(n_prompts)
         curves = np.maximum.accumulate([mean + margin, mean, mean - margin], axis=1)
-        # Just below zero, so that the optimum itself gets 0 even where a curve stays at zero.
+        # Where each crosses zero: just below it, so that the optimum gets 0 where a curve stays.
         low, value, high = (float(np.interp(-1e-12, c, grid, right=np.inf)) for c in curves)
     return value, (low, high), np.array([np.interp(value, grid, e) for e in learner.mean(1).T])

@@ -127,9 +127,9 @@ def attention(qkv, n_head):
     def backward(dy):
         dqkv = np.empty_like(qkv)
         dq, dk, dv = split(dqkv)  # views: what is written to them is written to dqkv
-        dy = split(dy)[0]  # (B, H, T, D), the one part that it has
+        dy = split(dy)[0]  # (B, H, T, D): dy has C channels, so split finds one part, not three
         np.matmul(p, dy, out=dv)
-        ds = np.matmul(v, dy.swapaxes(2, 3), out=np.empty_like(p))  # dp, and in two lines ds
+        ds = np.matmul(v, dy.swapaxes(2, 3), out=np.empty_like(p))  # dp, and two lines on ds
         ds -= np.einsum("bhtd,bhtd->bht", y, dy)[:, :, None]
         ds *= p
         np.matmul(ds, q, out=dk)  # q is scaled already, k is not
@@ -145,9 +145,9 @@ def init_params(config, rng):
     """Fresh parameters: a dict of named float32 arrays, with config.shapes() for names and shapes.
 
     Weights are normal with standard deviation 1/sqrt(fan-in), as narrow models learn far slower
-    with GPT-2's 0.02; the two that end a block's branches have 1/sqrt(2 n_layer) of that, positions
-    0.5. Gains start at one, biases at zero. Keys start at correlation -0.5 with queries, so that no
-    token looks at itself first: the paper's size then begins to learn at step 160, not after 400.
+    with GPT-2's 0.02; the two that end a block's branches have 1/sqrt(2 n_layer) of that. Positions
+    have 0.5. Gains start at one, biases at zero. Keys start at correlation -0.5 with queries: then
+    no token looks at itself first, and the paper's size learns from step 160 on, not after 400.
     """
     params = {}
     for name, shape in config.shapes().items():
@@ -188,8 +188,8 @@ def named(op, x, params, name):
 def block(x, params, name, config, stride=1):
     """One pre-norm transformer block: h = x + attention(layernorm(x)), y = h + mlp(layernorm(h)).
 
-    x (B, T, C) -> y (B, T, C). After the last block, predictions are read at the x tokens alone:
-    there a stride of 2 lets only these go on after attention, y (B, N, C).
+    x (B, T, C) -> y (B, T, C). Predictions are read at the x tokens alone: so in the last block a
+    stride of 2 lets only these go on after attention, y (B, N, C).
     """
     B, T, C = x.shape  # M = B T rows
     n1, ln_1_backward = named(layernorm, x.reshape(-1, C), params, f"{name}.ln_1")  # (M, C)
@@ -208,7 +208,7 @@ def block(x, params, name, config, stride=1):
         dfc = gelu_backward(dact)
         dn2 = c_fc_backward(dfc, grads)
         dh = dy + ln_2_backward(dn2, grads)
-        dx = np.zeros_like(x)  # (B, T, C), so far that of x + attn, which both take
+        dx = np.zeros_like(x)  # (B, T, C): so far of x + attn, and so of x and of attn alike
         dx[:, ::stride] = dh.reshape(B, -1, C)
         dheads = attn_c_proj_backward(dx.reshape(-1, C), grads)
         dqkv = attention_backward(dheads)
@@ -249,7 +249,7 @@ def transformer(params, config, xs, ys):
 
 def chunks(xs, *others):
     """The batch in parts of about 500 tokens: what a part computes stays in the cache."""
-    np.empty(31 << 20, np.uint8)  # freed at once; glibc then keeps what is freed: 10% faster
+    np.empty(31 << 20, np.uint8)  # unused: freeing it makes glibc keep freed memory, 10% faster
     n = min(len(xs), math.ceil(len(xs) * (2 * xs.shape[1] - 1) / 500))
     return zip(*(np.array_split(a, n) for a in (xs, *others)))
 
@@ -435,7 +435,7 @@ def load_checkpoint(path, optimizer=None):
     except Exception as e:  # whatever a stranger's file can cause
         why = f"{path} is not a checkpoint that can be used: {str(e) or repr(e)}"
         raise Refused(why.split("\n")[0]) from e
-    state |= {name: arrays[f"optimizer/{name}"] for name in state}  # optimizer.state
+    state |= {name: arrays[f"optimizer/{name}"] for name in state}  # fills optimizer.state
     return {name: arrays[f"params/{name}"] for name in config.shapes()}, config, extra
 
 
@@ -450,7 +450,7 @@ def _unpack(data, state):
     json.dumps(header, allow_nan=False)  # an error where a number is not finite
     config, extra = Config(**header["config"]), header["extra"]
     if header["format"] != 1 or type(extra) is not dict or config.n_layer > len(npz.files):
-        raise ValueError("its header is not this program's")  # or claims layers without end
+        raise ValueError("its header is not this program's")  # or has more layers than arrays
     shapes = {f"params/{name}": shape for name, shape in config.shapes().items()}
     shapes |= {f"optimizer/{name}": a.shape for name, a in state.items()}
     arrays = {name: npz[name] for name in shapes}  # and nothing else; zip checks every byte

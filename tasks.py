@@ -7,10 +7,10 @@ is trained on prompts whose functions come from a *pretraining mixture* of class
 Each class here has an input dimension, n_dims, and does two things; so does one of your own:
 
     sample(rng, batch_size) -> f     one random function per prompt: f(xs), (B, N, d) -> (B, N)
-    hypotheses() -> list             the class as Bayesian linear regressions, each with its prior
-                                     probability, what an ideal learner, who knows the class,
-                                     believes before the first example: one for each choice of
-                                     non-zero coefficients, say, or for each frequency
+    hypotheses() -> list             the class as Hypotheses, groups of Bayesian linear regressions,
+                                     each regression with the prior probability that an ideal
+                                     learner, who knows the class, gives it: one for each choice
+                                     of non-zero coefficients, say, or for each frequency
 
 All are scaled to Var f(x) = 1, so that always predicting zero costs 1; combinations of two are not.
 """
@@ -24,7 +24,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Hypotheses:
-    """M linear models f(x) = phi_m(x) . w, w ~ N(0, I_F), of F features each: they fit one array.
+    """M linear models f(x) = phi_m(x) . w, w ~ N(0, I_F), all of F features: one array holds them.
 
     features: x (B, d) -> phi (F, M, B); for sinusoids, say, sin and cos of each frequency times x.
     prior: (M,), each model's probability. noise: the variance of y around f(x) that the posterior
@@ -65,8 +65,8 @@ class SparseLinear:
 
     def sample(self, rng, batch_size):
         w = rng.standard_normal((batch_size, self.n_dims)) / math.sqrt(self.nnz)
-        order = rng.random((batch_size, self.n_dims)).argsort(axis=1)
-        w[order >= self.nnz] = 0  # a random permutation of 0..d-1 in each row: nnz places stay
+        order = rng.random((batch_size, self.n_dims)).argsort(axis=1)  # a row permutes 0..d-1
+        w[order >= self.nnz] = 0  # so nnz of its places stay
         return lambda xs: (xs @ w[..., None])[..., 0]
 
     def hypotheses(self):
@@ -111,8 +111,8 @@ class Sinusoid:
     def hypotheses(self):
         """One per frequency on an even grid, spaced 1/40 of the law's mean, to 8 times its mean.
 
-        A grid of equal masses instead would be blind in the tails. The noise covers the half cell
-        by which a true frequency can miss the grid: E[(spacing x)^2] / 12 is 1.2e-4 by default.
+        A grid of equal masses instead would be blind in the tails. The noise covers the error of
+        rounding a true frequency to the grid: E[(spacing x)^2] / 12, which is 1.2e-4 by default.
         """
         if self.frequency is not None:
             grid, prior, noise = np.array([self.frequency]), np.ones(1), 1e-10
@@ -189,9 +189,9 @@ class ConvexCombination:
         def pair(h1, h2):
             def features(x):
                 phi1, phi2 = self.weight * h1.features(x), (1 - self.weight) * h2.features(x)
-                shape = (len(h1.prior), len(h2.prior), len(x))
-                pairs = [np.broadcast_to(phi1[:, :, None], (len(phi1), *shape)),
-                         np.broadcast_to(phi2[:, None, :], (len(phi2), *shape))]
+                shape = (len(h1.prior), len(h2.prior), len(x))  # (M1, M2, B)
+                pairs = [np.broadcast_to(phi1[:, :, None], (len(phi1), *shape)),  # (F1, M1, M2, B)
+                         np.broadcast_to(phi2[:, None, :], (len(phi2), *shape))]  # (F2, M1, M2, B)
                 return np.concatenate(pairs).reshape(len(phi1) + len(phi2), -1, len(x))
 
             noise = self.weight**2 * h1.noise + (1 - self.weight) ** 2 * h2.noise

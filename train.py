@@ -8,10 +8,10 @@
     python train.py --small         two hours on a laptop: the paper's findings, measured
     python train.py                 the paper's size: 12 layers, 256 channels
 
-Each of the two trains a model on each of two function classes (the specialists) and one on their
-50:50 mixture. Then all predictors, trained or computed, are evaluated on the same fresh
-prompts. Each figure stands with the claims that are read off it, the paper's (arXiv 2311.00871) and
-some of our own.
+Each of two experiments, "sparse" and "sine", trains a model on each of two function classes (the
+specialists) and one on their 50:50 mixture. Then all predictors, trained or computed, are evaluated
+on fresh prompts, the same for all. Each figure stands with the claims that are read off it, the
+paper's (arXiv 2311.00871) and some of our own.
 
 In this order: sizes and experiments, training, processes, statistics, evaluation, drawing, main.
 Models train side by side, each in a process of its own on one core. Whatever ends a run, the same
@@ -279,7 +279,7 @@ def side_by_side(jobs, processes, status):
     """The results of jobs (function, *arguments), each in a process of its own, in their order.
 
     status(numbers of the jobs under way) is what to show meanwhile. An icl.Refused or OSError of a
-    job is raised here. Whatever ends this ends the processes.
+    job is raised here. An error or Ctrl-C ends the other processes.
     """
     spawn, pause = multiprocessing.get_context("spawn"), 0.2 if sys.stdout.isatty() else 10
     waiting, working, results = list(enumerate(jobs)), {}, [None] * len(jobs)
@@ -289,9 +289,9 @@ def side_by_side(jobs, processes, status):
                 i, job = waiting.pop(0)
                 receiver, sender = spawn.Pipe(duplex=False)
                 process = spawn.Process(target=work, args=(sender, *job), daemon=True)
-                heard = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
+                handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the child inherits this
                 process.start()
-                signal.signal(signal.SIGINT, heard)
+                signal.signal(signal.SIGINT, handler)
                 sender.close()  # so that the pipe ends with the process
                 working[receiver] = i, process
             for receiver in multiprocessing.connection.wait(list(working), pause):
@@ -302,7 +302,7 @@ def side_by_side(jobs, processes, status):
                 del working[receiver]
                 if process.exitcode:  # a negative one: killed, perhaps for want of memory
                     raise ChildProcessError(f"a process ended with exit code {process.exitcode}; "
-                                            "the same command goes on")
+                                            "unless it said why, the same command goes on")
                 if isinstance(results[i], Exception):
                     raise results[i]
             if working:
@@ -328,10 +328,10 @@ def work(sender, function, *arguments):
 
 def say(text, end="\n"):
     """Print; a stdout that is closed, broken or lacks a letter must not end a run."""
-    encoding = sys.stdout.encoding or "ascii"
     try:
+        encoding = sys.stdout.encoding or "ascii"
         print(text.encode(encoding, "replace").decode(encoding), end=end, flush=True)
-    except (OSError, ValueError):
+    except (AttributeError, OSError, ValueError):  # None, if it was closed from the start
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # nobody reads on
 
 
@@ -421,8 +421,8 @@ class Claim:
 # ------------------------------------------------------------------------------------ evaluation
 
 OWN, MIXED = "optimum for these functions", "optimum of the mixture"
-# The optimum of the mixture for one who believes in label noise s, the mixture model's effective
-# label noise. In ICL curves it also reads labels with that noise.
+# The optimum of the mixture for one who believes in label noise s, a model's effective label noise:
+# the mixture model's but in `selection`. It reads labels with that noise, except in sweeps.
 NOISY = "noisy ideal learner"
 
 
@@ -467,7 +467,7 @@ def noise_of(e, model):
 
 def noisy_learner(e, model="mixture"):
     """The ideal learner that believes in noise s, a model's effective label noise; and s."""
-    s = float(np.nan_to_num(e.noise[model][0], nan=1.0, posinf=1.0))  # the grid's last
+    s = float(np.nan_to_num(e.noise[model][0], nan=1.0, posinf=1.0))  # 1: the largest s tried
     return baselines.bayes(e.pretraining[model], s), s
 
 
@@ -483,18 +483,17 @@ def residual(what, a, b, **bound):
     difference = (a - b)[:, 1:]
     curve = difference.mean(0)
     rms = math.sqrt(np.mean(curve**2)) + 1e-12
-    # These average to rms over prompts, and spread as rms does (the delta method).
+    # Their mean is mean(curve^2) / rms = rms, and they spread as rms does (the delta method).
     return mean(what, (difference * curve).mean(1) / rms, **bound)
 
 
-def after(e):
-    """Where the sweeps of an experiment look, in words."""
-    numbers = " to ".join(dict.fromkeys(str(n) for n in (e.at[0], e.at[-1])))
-    return f"after {numbers} example{'s' if numbers != '1' else ''}"
+def span(numbers):
+    """Increasing numbers in words: "2 to 7", or "5" if there is only one."""
+    return " to ".join(str(n) for n in sorted({numbers[0], numbers[-1]}))
 
 
 def icl_curves(e, shown, other):
-    """Errors by number of examples on the class `shown`: the model's beside optima, and others'."""
+    """Errors by number of examples on the class `shown`: a model, its optima, other predictors."""
     name, c = f"icl-{shown}", e.classes[shown]
     alphas = baselines.tune_lasso(c, e.stream(name, "lasso"), e.n_points,
                                   n_prompts=min(300, e.size.prompts))
@@ -510,12 +509,11 @@ def icl_curves(e, shown, other):
     average = {p: v.mean(1) for p, v in errors.items()}  # (B,) each, over the numbers of examples
     ours, our_curves, half = average["mixture"], errors["mixture"], e.n_points // 2
     halves = {"early": slice(1, max(2, half)), "late": slice(half, None)}
-    f, g = (Figure(f"{kind}-{shown}", f"{shown.capitalize()} functions: {title}",
-                   "examples in the prompt", np.arange(e.n_points),
-                   on(shown, {p: errors[p] for p in lines}, e.models))
-            for kind, title, lines in (
-                ("icl", "a model and its optimum", ("mixture", shown, MIXED, NOISY)),
-                ("others", "other predictors", ("mixture", other, "least squares", "Lasso", OWN))))
+    figure = lambda kind, title, *lines: Figure(
+        f"{kind}-{shown}", f"{shown.capitalize()} functions: {title}", "examples in the prompt",
+        np.arange(e.n_points), on(shown, {p: errors[p] for p in lines}, e.models))
+    f = figure("icl", "a model and its optimum", "mixture", shown, MIXED, NOISY)
+    g = figure("others", "other predictors", "mixture", other, "least squares", "Lasso", OWN)
     f.claims = [
         Claim(f"near-optimal on {shown} functions", [
             noise_measure(e, "mixture", at_most=0.10),
@@ -559,13 +557,12 @@ def sweep(e, name, classes, predictors):
     for x, c in classes.items():
         xs, ys = sample_prompts(c, e.stream(name, x), max(2, e.size.prompts // 2), e.at[-1] + 1)
         targets.append(ys[:, e.at])
-        for p, predict in predictors.items():
-            predictions.setdefault(p, []).append(predict(xs, ys)[:, e.at])
         try:
-            optimum = baselines.bayes(c)
+            own = baselines.bayes(c)
         except ValueError:  # more hypotheses than can be enumerated
-            optimum = lambda xs, ys: np.full_like(ys, np.nan)
-        predictions.setdefault(OWN, []).append(optimum(xs, ys)[:, e.at])
+            own = lambda xs, ys: np.full_like(ys, np.nan)
+        for p, predict in (predictors | {OWN: own}).items():
+            predictions.setdefault(p, []).append(predict(xs, ys)[:, e.at])
     predictions = {p: np.stack(v, 1) for p, v in predictions.items()}
     ys = np.stack(targets, 1)
     return predictions, {p: ((v - ys) ** 2).mean(2) for p, v in predictions.items()}
@@ -593,16 +590,18 @@ def non_zeros(e):
     x, shown = np.arange(1, d + 1), f"x of {d} non-zeros"
     predictions, errors = sweep(e, "nnz", {k: SparseLinear(d, int(k)) for k in x},
                         e.models | {"least squares": baselines.least_squares})
-    f = Figure("nnz", f"From sparse to dense, {after(e)}", f"non-zero coefficients of {d}", x,
+    after = f"after {span(e.at)} examples"
+    f = Figure("nnz", f"From sparse to dense, {after}", f"non-zero coefficients of {d}", x,
                on(shown, errors, e.models))
     pairs = ("mixture", "dense"), ("mixture", "sparse"), ("dense", "sparse"), ("mixture", MIXED)
-    apart = {f"{a} to {b}": ((predictions[a] - predictions[b]) ** 2).mean(2) for a, b in pairs}
-    g = Figure("nnz-distance", f"Whose predictions are they {after(e)}?", f.xlabel, x,
+    apart = {f"{a}-to-{b.split()[0]}": ((predictions[a] - predictions[b]) ** 2).mean(2)
+             for a, b in pairs}
+    g = Figure("nnz-distance", f"Whose predictions are they {after}?", f.xlabel, x,
                on(shown, apart, ()), "squared distance")
-    # The paper looks at up to 7 of 20. An optimum of too many hypotheses is nan.
+    # The paper looks at up to 7 of 20. There our optimum ends at 5: too many hypotheses, so nan.
     places = (x > e.size.nnz) & (x <= min(7, d - 1)) & ~np.isnan(errors[OWN]).any(0)
     if places.any():
-        where = " to ".join(dict.fromkeys(str(k) for k in x[places][[0, -1]])) + " non-zeros"
+        where = f"{span(x[places])} non-zeros"
         average = lambda v: v[:, places].mean(1)
         model, mixed, own = (average(errors[p]) for p in ("mixture", MIXED, OWN))
         f.claims = [Claim(f"at {where} it leaves the optimum", [
@@ -625,7 +624,7 @@ def weights(e):
     errors = {p: v / (x**2 + (1 - x) ** 2) for p, v in errors.items()}
     at = lambda w, p="mixture": errors[p][:, round(10 * w)]  # (B,), at weight w
     return [Figure(
-        "weights", f"Between the two classes, {after(e)}",
+        "weights", f"Between the two classes, after {span(e.at)} examples",
         "weight w of w line + (1 - w) sinusoid", x,
         on("w line + (1 - w) sinusoid", errors, e.models),
         "squared error / Var f", log="y", claims=[
@@ -651,7 +650,7 @@ def frequencies(e):
     times = lambda i, **bound: ratio(f"at {x[i]:.2g}, times that at {x[density.argmax()]:.2g}",
                                      at(i), at(density.argmax()), **bound)
     return [Figure(
-        "frequency", f"Common and rare frequencies, {after(e)}",
+        "frequency", f"Common and rare frequencies, after {span(e.at)} examples",
         "frequency (radians per unit of x)", x,
         on("sinusoids of frequency x", errors, e.models), log="xy",
         backdrop=("density in pretraining", density), claims=[
@@ -674,7 +673,8 @@ def selection(e, *labels):
     second class, so its own w is the mean of p, weighted in the same way by (b - a)^2. Where the
     two optima agree, E (b - a)^2 < 0.05, there is nothing to choose and no weight.
     """
-    weights, off = {}, {}  # off: how far a model's weights are from the posterior's, the learner's
+    mixtures = [m for m in e.models if isinstance(e.pretraining[m], Mixture)]
+    weights = {}  # a specialist has none: it has nothing to choose
     for label in labels:
         xs, ys = sample_prompts(e.classes[label], e.stream("selection", label), e.size.prompts,
                                 e.n_points)
@@ -688,24 +688,23 @@ def selection(e, *labels):
             w = share.mean(0) / power
             return w + (share - w * step**2) / power
 
-        for model, predict in e.models.items():
-            if isinstance(e.pretraining[model], Mixture):  # a specialist has nothing to choose
-                p = baselines.class_probabilities(e.pretraining[model])(xs, ys)[:, :, 1]
-                learner, s = noisy_learner(e, model)
-                trio = [weight_samples(m) for m in (predict(xs, ys), (1 - p) * a + p * b,
-                                                    learner(xs, ys + s * z))]
-                weights |= {(f"{model} {who}", f"{label} functions"): w
-                            for who, w in zip(("model", "posterior", "noisy learner"), trio)}
-                off.setdefault(model, []).append([trio[0] - w for w in trio[1:]])
+        for model in mixtures:
+            learner, s = noisy_learner(e, model)
+            predictions = {"model": e.models[model](xs, ys),
+                           "posterior": baselines.bayes(e.pretraining[model])(xs, ys),
+                           "noisy learner": learner(xs, ys + s * z)}
+            weights |= {(f"{model} {who}", f"{label} functions"): weight_samples(m)
+                        for who, m in predictions.items()}
     claims = []
-    for model, pairs in off.items():
-        posterior, learner = np.concatenate(pairs, axis=2)  # (B, X) each, X places on all labels
+    for model in mixtures:
+        of = lambda who: np.hstack([weights[f"{model} {who}", f"{c} functions"] for c in labels])
+        posterior, learner = of("model") - of("posterior"), of("model") - of("noisy learner")
         if not np.isnan(posterior).all():
             claims.append(Claim(f"the {model} model selects a class as Bayes does", [
                 farthest("weight off the posterior's by", posterior, at_most=0.1),
                 farthest(f"off the {NOISY}'s by", learner)]))
-    known = ~np.isnan([w[0] for w in weights.values()]).all(0)  # (N - 1,): some weight is defined
-    places = known.nonzero()[0].max(initial=0) + 1
+    known = ~np.isnan([w[0] for w in weights.values()]).all(0)  # nan is so for every prompt
+    places = known.nonzero()[0].max(initial=0) + 1  # the figure ends where no weight is defined
     return [Figure("selection" if len(labels) > 1 else f"selection-{labels[0]}",
                    "Which class does it believe in?", "examples in the prompt",
                    np.arange(1, places + 1), {k: w[:, :places] for k, w in weights.items()},
@@ -832,10 +831,10 @@ def draw(f):
     several, colours = len({shown for _, shown in f.values}) > 1, {}
     for predictor, shown in f.values:
         y, margin = f.mean((predictor, shown)), f.margin((predictor, shown))
+        # In `selection` the first word, the model, gives the colour, and the last one the dashes.
         dashes = {"posterior": "7 3", "learner": "2 3"}.get(predictor.split()[-1], "")
-        # In `selection`, "mixture model", "mixture posterior", ... share a colour.
         colour = colours.setdefault((predictor.split()[0], shown), PALETTE[len(colours) % 5])
-        colour, dashes, width = STYLES.get("" if several else predictor, (colour, dashes, 2))
+        colour, dashes, width = STYLES.get(None if several else predictor, (colour, dashes, 2))
         pen = f'fill="none" stroke="{colour}" stroke-width="{width}" stroke-dasharray="{dashes}"'
         around = points([*px, *px[::-1]], [*to_y(y + margin), *to_y(y - margin)[::-1]])
         body.append(f'<polygon points="{around}" fill="{colour}" opacity=".18"/>'
@@ -854,13 +853,12 @@ def document(f, body, marks):
     key = "".join(f'<g transform="translate({LEFT - 48 + 280 * j} {BOTTOM + 70 + 22 * i})">'
                   f'{mark}{text(37, 0, label, "start")}</g>'
                   for i, row in enumerate(rows) for j, (label, mark) in enumerate(row))
-    total, clip = BOTTOM + 70 + 22 * len(rows), f"clip{zlib.crc32(f.title.encode())}"
+    total = BOTTOM + 70 + 22 * len(rows)
     return f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 620 {total}" role="img">
 <title>{html.escape(f.title)}</title><style>{CSS}</style>
 <rect class="paper" width="620" height="{total}"/>
-<clipPath id="{clip}"><rect x="0" y="{TOP - 10}" width="620" height="{HEIGHT + 32}"/></clipPath>
 <g font-size="17" font-weight="600">{text(LEFT - 48, 26, f.title, "start")}</g>
-<g clip-path="url(#{clip})">{body}</g>
+<svg y="{TOP - 10}" height="{HEIGHT + 32}" viewBox="0 {TOP - 10} 620 {HEIGHT + 32}">{body}</svg>
 <path class="grid" d="M{LEFT},{TOP}h{WIDTH}v{HEIGHT}h-{WIDTH}z"/>
 {text(LEFT + WIDTH / 2, BOTTOM + 42, f.xlabel)}
 <g transform="translate(13 {TOP + HEIGHT / 2}) rotate(-90)">{text(0, 0, f.ylabel)}</g>
@@ -946,7 +944,7 @@ def run(a):
     if not chosen:
         names = ", ".join(r.name for r in runs)
         raise icl.Refused(f"there is no model {a.only!r}, but {names}")
-    todo = [r for r in chosen if not r.finished()]
+    todo = [r for r in runs if not r.finished() and r in chosen]  # refuses another run's files
     say(f"{a.size} size into {a.out}, seed {a.seed}, NumPy {np.__version__}")
     for e in experiments:
         say(f"{e.name}: models {', '.join(e.pretraining)} of {size.n_layer} layers, "
@@ -996,16 +994,14 @@ def show(a, figures, runs, duration):
         page.append("</figcaption></figure>")
     report = REPORT.format(size=a.size, body="\n".join(page),
                            settings=html.escape("\n".join(settings)))
-    for name, text in (("results.csv", results_table(figures)), ("report.html", report),
-                       ("run.txt", "\n".join([*settings, "", *details]) + "\n")):
-        icl.write_whole(a.out / name, text.encode())
+    for name, content in (("results.csv", results_table(figures)), ("report.html", report),
+                          ("run.txt", "\n".join([*settings, "", *details]) + "\n")):
+        icl.write_whole(a.out / name, content.encode())
     say(f"{a.out / 'report.html'} shows it all")
 
 
 def main(argv=None):
     """One run. Exit status: 0, 2 for an error that its user can mend, or 130 for Ctrl-C."""
-    if sys.stdout is None:  # closed
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")
     try:
         run(parse_arguments(argv))
     except KeyboardInterrupt:
