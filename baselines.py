@@ -14,7 +14,7 @@ from tasks import sample_prompts
 
 
 def least_squares(xs, ys):
-    """Least squares on the examples so far, of least norm while they do not determine w.
+    """Least squares, y = w . x, on the examples so far; of least norm while w is not determined.
 
     xs (B, N, d), ys (B, N) -> predictions (B, N); the first, from no examples, is 0.
     """

@@ -4,7 +4,8 @@ A *function class* is a distribution over functions f: R^d -> R. In-context lear
 from examples (x_1, f(x_1)), (x_2, f(x_2)), ... that stand in the prompt, x ~ N(0, I). A transformer
 is trained on prompts whose functions come from a *pretraining mixture* of classes.
 
-Each class here has an input dimension, n_dims, and does two things; so does one of your own:
+Each class here has an input dimension, n_dims, and does two things. So does one of your own, a
+frozen dataclass too, as checkpoints name classes by their text:
 
     sample(rng, batch_size) -> f     one random function per prompt: f(xs), (B, N, d) -> (B, N)
     hypotheses() -> list             the class as Hypotheses, groups of Bayesian linear regressions,
@@ -12,7 +13,7 @@ Each class here has an input dimension, n_dims, and does two things; so does one
                                      learner, who knows the class, gives it: one for each choice
                                      of non-zero coefficients, say, or for each frequency
 
-All are scaled to Var f(x) = 1, so that always predicting zero costs 1; combinations of two are not.
+All are scaled to Var f(x) = 1 over f and x, so that predicting zero costs 1; combinations are not.
 """
 import math
 from dataclasses import dataclass

@@ -826,11 +826,11 @@ def test_every_purpose_has_a_random_stream_of_its_own():
 
 def run(words):
     """Run all tests, or those whose names hold one of the words; returns the exit status."""
+    chosen = [word.lower().replace(" ", "_") for word in words or [""]]
     tests = {name[5:].replace("_", " "): test for name, test in globals().items()
-             if name.startswith("test_") and any(word.lower() in name for word in words or [""])}
+             if name.startswith("test_") and any(word in name for word in chosen)}
     if not tests:
-        print(f"no test's name holds {' or '.join(words)}")
-        return 2
+        sys.exit(f"no test's name holds {' or '.join(words)}")
     failed = 0
     for name, test in tests.items():
         NOTES.clear()

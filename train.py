@@ -761,8 +761,8 @@ def rehearse(e, out):
                     draw(figure)
     except Exception as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
-        raise icl.Refused(f"{e.name} cannot be evaluated at this size: {place.name}, line "
-                          f"{place.lineno} of {Path(place.filename).name}: {error}") from error
+        raise icl.Refused(f"{e.name} cannot be evaluated like this: {place.name}, line "
+                          f"{place.lineno} of {Path(place.filename).name}: {error!r}") from error
 
 
 # --------------------------------------------------------------------------------------- drawing
