@@ -2,7 +2,7 @@
 
 A *predictor* is a function (xs, ys) -> predictions, xs (B, N, d), ys (B, N), predictions (B, N).
 Prediction k depends on x_k and the examples 1..k-1 only. Here all is computed in float64, and
-float32 prompts get finite predictions in any unit. Arrays that are no prompts raise ValueError.
+float32 prompts of any scale get finite predictions. Arrays that are no prompts raise ValueError.
 At the end, effective_noise says in one number how close a trained model comes to the optimum.
 """
 from dataclasses import replace
@@ -30,8 +30,8 @@ def least_squares(xs, ys):
 def lasso(xs, ys, alpha):
     """Lasso on the examples so far: min over w of ||y - X w||^2 / (2n) + alpha ||w||_1.
 
-    alpha: one number, or (N,), one a number of examples. In 10,000 sweeps at most, the duality gap
-    falls to 1e-10 mean(y^2): from alpha = 0.03, for d up to 20, within 1e-3 of scikit-learn's.
+    alpha: a number, or (N,): alpha[n] after n examples. Sweeps until the duality gap is at most
+    1e-10 mean(y^2), or 10,000 times. For alpha >= 0.03, d <= 20: within 1e-3 of scikit-learn's.
 
     Coordinate descent for all prompts at once, started at the solution for n - 1 examples. With
     G = X^T X / n and r = X^T (y - X w) / n, a sweep replaces each coordinate in turn by
@@ -45,7 +45,7 @@ def lasso(xs, ys, alpha):
         wrong = np.asarray(alpha).tolist()
         raise ValueError(f"alpha must be positive, one number or {N} of them, not {wrong}")
     alpha = np.broadcast_to(alpha, N)
-    predictions, w = np.zeros((B, N)), np.zeros((d, B))  # B last: a coordinate of all is one row
+    predictions, w = np.zeros((B, N)), np.zeros((d, B))  # B last: row j is coordinate j of all
     gram, moment, power = np.zeros((d, d, B)), np.zeros((d, B)), np.zeros(B)  # sums over examples
     for n in range(1, N):
         x, y = xs[:, n - 1].T, ys[:, n - 1]  # (d, B), (B,)
@@ -171,7 +171,7 @@ def _posterior(function_class, label_noise):
 
 
 def _recursion(groups, xs, ys):
-    """The formulas of `bayes`, for one chunk of prompts; M hypotheses of F features a group."""
+    """The formulas of `bayes`, for one chunk of prompts; each group: M hypotheses, F features."""
     with np.errstate(divide="ignore"):  # a prior probability may be zero
         log_weights = [np.log(h.prior)[:, None] + np.zeros(len(xs)) for h in groups]  # (M, B) each
     shapes = [h.features(xs[:, 0]).shape for h in groups]  # (F, M, B) each
@@ -209,9 +209,9 @@ def effective_noise(predictor, function_class, rng, n_points, n_prompts=1000,
 
     Returns s, its 95% interval (low, high), and the learner's error at s at each of the n_points.
     In the interval, the mean difference of errors, prompt by prompt, is within 1.96 standard errors
-    of zero. It covers the choice of prompts, not of a training seed. 0 is as good as the optimum;
-    inf is worse than the grid's last learner, whose errors are then returned; nan comes from too
-    little data, only one prompt or one point.
+    of zero. It covers the choice of prompts, not of a training seed. s = 0: as good as the optimum.
+    s = inf: worse than the grid's last learner, whose errors are then returned. s = nan: too little
+    data, only one prompt or one point.
 
     Added noise tells the learner nothing new, so its expected error cannot fall as s grows: s is
     unique, or the least of a stretch. It says how large a model's errors are, not how they come
@@ -225,6 +225,6 @@ def effective_noise(predictor, function_class, rng, n_points, n_prompts=1000,
         excess = (learner - (predictor(xs, ys) - ys) ** 2)[:, :, 1:].mean(2)  # (grid, B)
         mean, margin = excess.mean(1), 1.96 * excess.std(1, ddof=1) / np.sqrt(n_prompts)
         curves = np.maximum.accumulate([mean + margin, mean, mean - margin], axis=1)
-        # Where each crosses zero: just below it, so that the optimum gets 0 where a curve stays.
+        # Where each crosses zero, sought at -1e-12: of a stretch at zero, that finds the start.
         low, value, high = (float(np.interp(-1e-12, c, grid, right=np.inf)) for c in curves)
     return value, (low, high), np.array([np.interp(value, grid, e) for e in learner.mean(1).T])

@@ -3,9 +3,9 @@
 A prompt x_1, f(x_1), x_2, f(x_2), ..., x_N is a sequence of vectors. The transformer reads it from
 left to right. At every x_k it predicts f(x_k), and it has seen the examples 1..k-1 only.
 
-An operation returns its output and a function: y, backward = layernorm(x, gain, bias). Given dy,
-the gradient of the loss with respect to y, backward(dy) returns those with respect to the inputs,
-in their order. In the model, those of parameters go into a dict `grads`. That of x is named dx.
+An operation returns its output and a function: y, backward = layernorm(x, gain, bias). Write dy for
+the gradient of the loss with respect to y, dx to x, and so on: backward(dy) returns the inputs'
+gradients in their order, here dx, dgain, dbias. In the model, parameters' go into a dict `grads`.
 
 Shapes: B prompts, N points, T = 2N - 1 tokens, M = BT rows, C channels, H heads, D = C / H, d dims.
 """
@@ -46,7 +46,7 @@ class Config:
             layers |= {f"h.{i}.ln_1": (C,), f"h.{i}.attn.c_attn": (C, 3 * C),
                        f"h.{i}.attn.c_proj": (C, C), f"h.{i}.ln_2": (C,),
                        f"h.{i}.mlp.c_fc": (C, 4 * C), f"h.{i}.mlp.c_proj": (4 * C, C)}
-        shapes = {"wpe.weight": (2 * self.n_points, C)}  # positions; no token has the last one
+        shapes = {"wpe.weight": (2 * self.n_points, C)}  # 2N rows, 2N - 1 tokens: last row unused
         for name, shape in layers.items():
             shapes |= {f"{name}.weight": shape, f"{name}.bias": shape[-1:]}
         return shapes
@@ -65,7 +65,7 @@ def linear(x, weight, bias):
 
 
 def column_sums(x):
-    """x.sum(0), by the BLAS: 4 times as fast, 4% of a step."""
+    """x.sum(0), by the BLAS: 4 times as fast, which saves 4% of a step."""
     return np.ones(len(x), x.dtype) @ x
 
 
@@ -105,8 +105,8 @@ def gelu(x):
 def attention(qkv, n_head):
     """Causal multi-head attention: qkv (B, T, 3C) -> y (B, T, C), heads side by side.
 
-    Each head: y_i = sum over j <= i of p_ji v_j, where p_ji is the softmax over the keys j of
-    s_ji = k_j . q_i / sqrt(D): a row a key, a column a query. The softmax's backward:
+    Each head: y_i = sum over keys j <= i of p_ji v_j, where p_ji, the softmax over j of
+    s_ji = k_j . q_i / sqrt(D), stands in row j (the key) and column i (the query). Its backward:
     ds_ji = p_ji (dp_ji - sum_l p_li dp_li), and as dp_li = v_l . dy_i, that sum is y_i . dy_i.
     Source: Vaswani et al. 2017, arXiv 1706.03762, section 3.2.
     """
@@ -129,7 +129,7 @@ def attention(qkv, n_head):
         dq, dk, dv = split(dqkv)  # views: what is written to them is written to dqkv
         dy = split(dy)[0]  # (B, H, T, D): dy has C channels, so split finds one part, not three
         np.matmul(p, dy, out=dv)
-        ds = np.matmul(v, dy.swapaxes(2, 3), out=np.empty_like(p))  # dp, and two lines on ds
+        ds = np.matmul(v, dy.swapaxes(2, 3), out=np.empty_like(p))  # still dp; ds two lines on
         ds -= np.einsum("bhtd,bhtd->bht", y, dy)[:, :, None]
         ds *= p
         np.matmul(ds, q, out=dk)  # q is scaled already, k is not
@@ -144,10 +144,10 @@ def attention(qkv, n_head):
 def init_params(config, rng):
     """Fresh parameters: a dict of named float32 arrays, with config.shapes() for names and shapes.
 
-    Weights are normal with standard deviation 1/sqrt(fan-in), as narrow models learn far slower
-    with GPT-2's 0.02; the two that end a block's branches have 1/sqrt(2 n_layer) of that. Positions
-    have 0.5. Gains start at one, biases at zero. Keys start at correlation -0.5 with queries: then
-    no token looks at itself first, and the paper's size learns from step 160 on, not after 400.
+    Weights are normal with standard deviation 1/sqrt(fan-in), divided by sqrt(2 n_layer) in c_proj,
+    where a block's branches end; with GPT-2's 0.02 narrow models learn far slower. Positions have
+    0.5. Gains start at one, biases at zero. Keys start at correlation -0.5 with queries: at first
+    a token looks little at itself, and the paper's size learns from step 160 on, not after 400.
     """
     params = {}
     for name, shape in config.shapes().items():
@@ -196,7 +196,7 @@ def block(x, params, name, config, stride=1):
     qkv, c_attn_backward = named(linear, n1, params, f"{name}.attn.c_attn")  # (M, 3C)
     heads, attention_backward = attention(qkv.reshape(B, T, 3 * C), config.n_head)  # (B, T, C)
     attn, attn_c_proj_backward = named(linear, heads.reshape(-1, C), params, f"{name}.attn.c_proj")
-    h = (x + attn.reshape(B, T, C))[:, ::stride].reshape(-1, C)  # (M, C), with a stride (B N, C)
+    h = (x + attn.reshape(B, T, C))[:, ::stride].reshape(-1, C)  # (M, C), M = B N if stride is 2
     n2, ln_2_backward = named(layernorm, h, params, f"{name}.ln_2")
     fc, c_fc_backward = named(linear, n2, params, f"{name}.mlp.c_fc")  # (M, 4C)
     act, gelu_backward = gelu(fc)
@@ -208,7 +208,7 @@ def block(x, params, name, config, stride=1):
         dfc = gelu_backward(dact)
         dn2 = c_fc_backward(dfc, grads)
         dh = dy + ln_2_backward(dn2, grads)
-        dx = np.zeros_like(x)  # (B, T, C): so far of x + attn, and so of x and of attn alike
+        dx = np.zeros_like(x)  # (B, T, C): d(x + attn), so dattn too; ln_1's path is added below
         dx[:, ::stride] = dh.reshape(B, -1, C)
         dheads = attn_c_proj_backward(dx.reshape(-1, C), grads)
         dqkv = attention_backward(dheads)
@@ -249,7 +249,7 @@ def transformer(params, config, xs, ys):
 
 def chunks(xs, *others):
     """The batch in parts of about 500 tokens: what a part computes stays in the cache."""
-    np.empty(31 << 20, np.uint8)  # unused: freeing it makes glibc keep freed memory, 10% faster
+    np.empty(31 << 20, np.uint8)  # freed at once: from then on glibc reuses memory, 10% faster
     n = min(len(xs), math.ceil(len(xs) * (2 * xs.shape[1] - 1) / 500))
     return zip(*(np.array_split(a, n) for a in (xs, *others)))
 
@@ -330,7 +330,7 @@ class Adam:
     def update(self, params, grads):
         """One step, in place; returns the factor by which the gradients were scaled.
 
-        Raises FloatingPointError, before anything is changed, if they are not finite.
+        Raises FloatingPointError, before anything is changed, if their norm is not finite.
         """
         norm = math.sqrt(sum(float(np.vdot(g, g)) for g in grads.values()))
         if not math.isfinite(norm):
@@ -360,7 +360,7 @@ class Muon(Adam):
 
     def update(self, params, grads):
         """One step, in place, as Adam.update."""
-        scale = super().update(params, grads)  # from all gradients; steps all but the matrices
+        scale = super().update(params, grads)  # scale: from all gradients; Adam skips the matrices
         for name in self.matrices:
             p, m, g = params[name], self.state[f"m.{name}"], grads[name] * scale
             m *= self.momentum
@@ -373,8 +373,8 @@ def orthogonalise(x):
     """A matrix X = U S V^T with its singular values, the diagonal of S, set to about one.
 
     Five Newton-Schulz steps X' = P X with P = a + b A + c A A, A = X X^T; a, b, c are Jordan's.
-    As A' = X' X'^T = P A P, only matrices of the smaller side are iterated: the product of all P's
-    meets X at the end.
+    As A' = X' X'^T = P A P, the loop needs only A and the product of the P's so far, both square
+    with X's smaller side; X is multiplied in once, at the end.
     """
     if x.shape[0] > x.shape[1]:
         return orthogonalise(x.T).T
@@ -441,7 +441,7 @@ def load_checkpoint(path, optimizer=None):
 
 def _unpack(data, state):
     """Config, extra and arrays of a checkpoint's bytes; an error where anything is amiss."""
-    if data[:4] != b"PK\x03\x04":  # else NumPy would take it for a pickle
+    if data[:4] != b"PK\x03\x04":  # else NumPy might take it for a pickle
         raise ValueError("it is no .npz file")
     npz = np.load(io.BytesIO(data), allow_pickle=False)
     if sum(member.file_size for member in npz.zip.infolist()) > len(data):
@@ -453,7 +453,7 @@ def _unpack(data, state):
         raise ValueError("its header is not this program's")  # or has more layers than arrays
     shapes = {f"params/{name}": shape for name, shape in config.shapes().items()}
     shapes |= {f"optimizer/{name}": a.shape for name, a in state.items()}
-    arrays = {name: npz[name] for name in shapes}  # and nothing else; zip checks every byte
+    arrays = {name: npz[name] for name in shapes}  # reads these alone; zip checks their CRCs
     for name, a in arrays.items():
         if (a.shape, a.dtype) != (shapes[name], np.float32) or not np.isfinite(a).all():
             raise ValueError(f"array {name} is not finite float32{shapes[name]}")

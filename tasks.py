@@ -8,10 +8,10 @@ Each class here has an input dimension, n_dims, and does two things. So does one
 frozen dataclass too, as checkpoints name classes by their text:
 
     sample(rng, batch_size) -> f     one random function per prompt: f(xs), (B, N, d) -> (B, N)
-    hypotheses() -> list             the class as Hypotheses, groups of Bayesian linear regressions,
-                                     each regression with the prior probability that an ideal
-                                     learner, who knows the class, gives it: one for each choice
-                                     of non-zero coefficients, say, or for each frequency
+    hypotheses() -> list             the class as Hypotheses, groups of Bayesian linear regressions
+                                     (one regression for each choice of non-zero coefficients, say,
+                                     or for each frequency), each with its prior probability for an
+                                     ideal learner who knows the class
 
 All are scaled to Var f(x) = 1 over f and x, so that predicting zero costs 1; combinations are not.
 """
@@ -25,7 +25,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Hypotheses:
-    """M linear models f(x) = phi_m(x) . w, w ~ N(0, I_F), all of F features: one array holds them.
+    """M linear models f(x) = phi_m(x) . w, w ~ N(0, I_F), each with F features; phi holds all M.
 
     features: x (B, d) -> phi (F, M, B); for sinusoids, say, sin and cos of each frequency times x.
     prior: (M,), each model's probability. noise: the variance of y around f(x) that the posterior
@@ -67,7 +67,7 @@ class SparseLinear:
     def sample(self, rng, batch_size):
         w = rng.standard_normal((batch_size, self.n_dims)) / math.sqrt(self.nnz)
         order = rng.random((batch_size, self.n_dims)).argsort(axis=1)  # a row permutes 0..d-1
-        w[order >= self.nnz] = 0  # so nnz of its places stay
+        w[order >= self.nnz] = 0  # in each row nnz entries of order are < nnz: these places stay
         return lambda xs: (xs @ w[..., None])[..., 0]
 
     def hypotheses(self):
@@ -110,9 +110,9 @@ class Sinusoid:
         return lambda xs: a * np.sin(omega * xs[..., 0]) + b * np.cos(omega * xs[..., 0])
 
     def hypotheses(self):
-        """One per frequency on an even grid, spaced 1/40 of the law's mean, to 8 times its mean.
+        """One per frequency of an even grid: spacing 1/40 of Gamma's mean, up to 8 times that mean.
 
-        A grid of equal masses instead would be blind in the tails. The noise covers the error of
+        Points of equal probability would leave the tails bare. The noise covers the error of
         rounding a true frequency to the grid: E[(spacing x)^2] / 12, which is 1.2e-4 by default.
         """
         if self.frequency is not None:

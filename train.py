@@ -197,8 +197,8 @@ def runs_of(e, out):
 def train(run, save_seconds, progress, slot):
     """Train a model to its end, going on from its checkpoint if there is one.
 
-    Writes the steps so far, the loss minus the optimum's and the seconds a step takes to three
-    numbers of `progress`, which the parent process sees. Saves about every save_seconds; ends early
+    Three numbers of `progress`, from index slot on, tell the parent process the steps so far, the
+    loss minus the optimum's, and the seconds per step. Saves about every save_seconds; ends early
     when the parent is gone.
     """
     e, size, function_class = run.experiment, run.experiment.size, run.function_class
@@ -214,17 +214,17 @@ def train(run, save_seconds, progress, slot):
     optimum = np.mean(icl.loss_weights(xs, ys) * errors)
 
     def save():
-        every = max(1, run.steps // 200)  # a row of the training curve is the mean of so many
+        every = max(1, run.steps // 200)  # losses averaged into one row of the training curve
         rows = [f"{i},{np.mean(losses[i - every:i]):.9g}\n"
                 for i in range(every, len(losses) + 1, every)]
         icl.write_whole(run.path.with_suffix(".csv"), "".join(["step,loss\n", *rows]).encode())
-        done = len(losses) == run.steps  # then the parameters are all that is still needed
+        done = len(losses) == run.steps  # then no training state is still needed
         state = {} if done else {"losses": losses, "rng": rng.bit_generator.state}
         icl.save_checkpoint(run.path, params, e.config, None if done else optimizer,
                             step=len(losses), seconds=seconds, settings=run.settings, **state)
 
     run.path.parent.mkdir(parents=True, exist_ok=True)
-    save()  # what stands in the way of saving shows now
+    save()  # so that what prevents saving is reported now
     saved, cost, parent = time.monotonic(), 0.0, multiprocessing.parent_process()
     for step in range(len(losses), run.steps):
         start = time.monotonic()
@@ -237,7 +237,7 @@ def train(run, save_seconds, progress, slot):
                                       icl.loss_weights(xs, ys))
         except FloatingPointError as error:
             raise icl.Refused(f"{run.name} diverged at step {step + 1} with seed {e.seed}: "
-                              f"{error}; lower the learning rates in SIZES") from error
+                              f"{error}; lower the learning rates of the Size") from error
         losses.append(loss)
         now = time.monotonic()
         seconds += now - start
@@ -261,9 +261,9 @@ def train_all(runs, processes):
 
     def status(working):
         step, over, pace = np.reshape(progress, (-1, 3)).T
-        points = np.array([run.experiment.n_points for run in runs])  # a step takes time for each
+        points = np.array([run.experiment.n_points for run in runs])  # a step's time grows with it
         left = points * (np.array([run.steps for run in runs]) - step)
-        left = max(left.sum() / len(working), left.max())  # shared by processes, or the longest
+        left = max(left.sum() / len(working), left.max())  # shared evenly, or the longest run's
         seconds_a_point = max(pace[i] / points[i] for i in working)  # 0 until one has begun
         seconds = timedelta(seconds=round(seconds_a_point * left))
         return ", ".join(f"{runs[i].name} {step[i]:,.0f}/{runs[i].steps:,d} {over[i]:+.3f}"
@@ -278,7 +278,7 @@ def train_all(runs, processes):
 def side_by_side(jobs, processes, status):
     """The results of jobs (function, *arguments), each in a process of its own, in their order.
 
-    status(numbers of the jobs under way) is what to show meanwhile. An icl.Refused or OSError of a
+    status(indices of the jobs under way) is what to show meanwhile. An icl.Refused or OSError of a
     job is raised here. An error or Ctrl-C ends the other processes.
     """
     spawn, pause = multiprocessing.get_context("spawn"), 0.2 if sys.stdout.isatty() else 10
@@ -359,7 +359,7 @@ class Measure:
 
     @property
     def verdict(self):
-        """It holds where the whole interval lies within the bound, and is undecided across it."""
+        """With a bound: "holds" if the whole interval lies within, "undecided" if it crosses."""
         if self.at_least == -math.inf and self.at_most == math.inf:
             return "measured"
         low, high = self.value - self.margin, self.value + self.margin
@@ -387,9 +387,9 @@ def ratio(what, a, b, **bound):
 
 
 def farthest(what, values, **bound):
-    """Measure of the largest |mean over prompts| of a column of values (B, X), nan aside.
+    """|Mean| of that column of values (B, X) whose mean is farthest from 0, of those without nan.
 
-    It is picked from many, so the interval is as wide as all need to hold at once (Bonferroni).
+    As it is picked from many, its interval is widened: all columns' hold at once (Bonferroni).
     """
     sizes = [mean(what, v if v.mean() > 0 else -v, **bound) for v in values.T
              if not np.isnan(v).any()]
@@ -421,8 +421,8 @@ class Claim:
 # ------------------------------------------------------------------------------------ evaluation
 
 OWN, MIXED = "optimum for these functions", "optimum of the mixture"
-# The optimum of the mixture for one who believes in label noise s, a model's effective label noise:
-# the mixture model's but in `selection`. It reads labels with that noise, except in sweeps.
+# The Bayes optimum that believes labels to have noise s, the mixture model's effective label noise
+# (in `selection`, each model's own). It also reads labels with noise s added, except in sweeps.
 NOISY = "noisy ideal learner"
 
 
@@ -431,8 +431,8 @@ class Figure:
     """What one figure shows, and the claims read off it.
 
     values: (predictor, functions shown) -> squared error on each of B prompts at X places, (B, X).
-    Along an ICL curve the places are numbers of examples; along a sweep each has prompts of its
-    own. Where it is not the squared error, `ylabel` says what it is.
+    Along an ICL curve the places are numbers of examples; along a sweep each place has its own
+    prompts. Where it is not the squared error, `ylabel` says what it is.
     """
     name: str
     title: str
@@ -466,13 +466,13 @@ def noise_of(e, model):
 
 
 def noisy_learner(e, model="mixture"):
-    """The ideal learner that believes in noise s, a model's effective label noise; and s."""
+    """(learner, s): the ideal learner that believes in s, a model's effective label noise."""
     s = float(np.nan_to_num(e.noise[model][0], nan=1.0, posinf=1.0))  # 1: the largest s tried
     return baselines.bayes(e.pretraining[model], s), s
 
 
 def noise_measure(e, model, **bound):
-    """Measure of a model's effective label noise; half widths are those of the wider side."""
+    """Measure of a model's effective label noise; its margin is the interval's longer side."""
     value, (low, high) = e.noise[model]
     margin = max(high - value, value - low) if math.isfinite(value) else 0.0
     return Measure(f"effective label noise of the {model} model", value, margin, **bound)
@@ -483,7 +483,7 @@ def residual(what, a, b, **bound):
     difference = (a - b)[:, 1:]
     curve = difference.mean(0)
     rms = math.sqrt(np.mean(curve**2)) + 1e-12
-    # Their mean is mean(curve^2) / rms = rms, and they spread as rms does (the delta method).
+    # The samples below average to mean(curve^2) / rms = rms, and spread as rms does (delta method).
     return mean(what, (difference * curve).mean(1) / rms, **bound)
 
 
@@ -598,7 +598,7 @@ def non_zeros(e):
              for a, b in pairs}
     g = Figure("nnz-distance", f"Whose predictions are they {after}?", f.xlabel, x,
                on(shown, apart, ()), "squared distance")
-    # The paper looks at up to 7 of 20. There our optimum ends at 5: too many hypotheses, so nan.
+    # The paper looks at up to 7 of 20. There our optimum is nan from 6 on: too many hypotheses.
     places = (x > e.size.nnz) & (x <= min(7, d - 1)) & ~np.isnan(errors[OWN]).any(0)
     if places.any():
         where = f"{span(x[places])} non-zeros"
@@ -683,7 +683,7 @@ def selection(e, *labels):
         step = (b - a)[:, 1:]  # (B, N - 1): from no example nothing can be told
         power = np.where((step**2).mean(0) > 0.05, (step**2).mean(0), np.nan)
 
-        def weight_samples(m):  # (B, N - 1): they average to w, and spread as w does
+        def weight_samples(m):  # (B, N - 1): their mean is w, their standard error w's
             share = (m - a)[:, 1:] * step
             w = share.mean(0) / power
             return w + (share - w * step**2) / power
@@ -703,7 +703,7 @@ def selection(e, *labels):
             claims.append(Claim(f"the {model} model selects a class as Bayes does", [
                 farthest("weight off the posterior's by", posterior, at_most=0.1),
                 farthest(f"off the {NOISY}'s by", learner)]))
-    known = ~np.isnan([w[0] for w in weights.values()]).all(0)  # nan is so for every prompt
+    known = ~np.isnan([w[0] for w in weights.values()]).all(0)  # nan in one prompt is nan in all
     places = known.nonzero()[0].max(initial=0) + 1  # the figure ends where no weight is defined
     return [Figure("selection" if len(labels) > 1 else f"selection-{labels[0]}",
                    "Which class does it believe in?", "examples in the prompt",
@@ -787,14 +787,14 @@ ROUND = [digit * 10.0**power for power in range(-6, 7) for digit in (1, 2, 5)]
 
 def ticks(low, high, log):
     """A few round numbers between low and high."""
-    if log:  # powers of ten; over less than three of them, 2 and 5 times these, too
+    if log:  # powers of ten, and 2 and 5 times these where the axis spans less than three of them
         return [v for v in ROUND[::3 if high > 900 * low else 1] if 0.99 * low <= v <= 1.01 * high]
     step = next(v for v in ROUND if v >= (high - low) / 6)
     return step * np.arange(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
 
 
 def scale(low, high, start, length, log):
-    """The function from data between low and high to a coordinate, cut off not far outside."""
+    """Data to a coordinate: low to start, high to start + length; cut off one length outside."""
     transform = (lambda v: np.log(np.maximum(v, low))) if log else np.asarray
     left, right = transform(low), transform(high)
     return lambda v: start + length * np.clip((transform(v) - left) / (right - left), -1, 2)
@@ -810,7 +810,7 @@ def draw(f):
     ys = np.concatenate([f.mean(key) for key in f.values])
     low, high = np.nanmin(ys), np.nanmax(ys) + 1e-9
     low, high = low - 0.05 * (high - low), high + 0.05 * (high - low)
-    if f.ylabel != "f(x)":  # errors and weights: from zero, or little below it, to 2
+    if f.ylabel != "f(x)":  # errors, weights: from 0 (2e-4 if log) or little below it, to 2 at most
         low, high = (2e-4 if "y" in f.log else min(0, max(-0.2, low))), min(2, high)
     first, last = f.x[0], f.x[-1] + (len(f.x) == 1)  # never of width zero
     to_x = scale(first, last, LEFT, WIDTH, "x" in f.log)
@@ -831,7 +831,7 @@ def draw(f):
     several, colours = len({shown for _, shown in f.values}) > 1, {}
     for predictor, shown in f.values:
         y, margin = f.mean((predictor, shown)), f.margin((predictor, shown))
-        # In `selection` the first word, the model, gives the colour, and the last one the dashes.
+        # In `selection` model (first word) and functions give the colour, the last word the dashes.
         dashes = {"posterior": "7 3", "learner": "2 3"}.get(predictor.split()[-1], "")
         colour = colours.setdefault((predictor.split()[0], shown), PALETTE[len(colours) % 5])
         colour, dashes, width = STYLES.get(None if several else predictor, (colour, dashes, 2))
@@ -890,7 +890,7 @@ functions shown, or for one who knows only that they come from the mixture.</p>
 def results_table(figures):
     """All figures as tidy rows of comma-separated text, without the places that have no number.
 
-    The last column says what the number called error is: on some figures it is another.
+    The column error holds a squared error, or else what the last column, quantity, says.
     """
     rows = ["experiment,figure,predictor,functions,x,error,standard_error,quantity"]
     for name, f in figures:
@@ -963,7 +963,7 @@ def run(a):
     side = lambda jobs: side_by_side(jobs, a.processes, lambda working: (
         f"evaluating, job {max(working) + 1} of {len(jobs)}"))
     noise = side([(evaluate, r.experiment, a.out, noise_of, r.model) for r in runs])
-    for r, value in zip(runs, noise):  # which many of the figures need
+    for r, value in zip(runs, noise):  # many figures need these
         r.experiment.noise[r.model] = value
     jobs = [(evaluate, e, a.out, *job) for e in experiments for job in EVALUATION[e.name]]
     results = side(jobs)
