@@ -300,7 +300,7 @@ def side_by_side(jobs, processes, status):
                     results[i] = receiver.recv()
                 process.join()
                 del working[receiver]
-                if process.exitcode:  # a negative one: killed, perhaps for want of memory
+                if process.exitcode:  # a negative one: killed; this error is an OSError, too
                     raise ChildProcessError(f"a process ended with exit code {process.exitcode}; "
                                             "unless it said why, the same command goes on")
                 if isinstance(results[i], Exception):
@@ -389,7 +389,7 @@ def ratio(what, a, b, **bound):
 def farthest(what, values, **bound):
     """|Mean| of that column of values (B, X) whose mean is farthest from 0, of those without nan.
 
-    As it is picked from many, its interval is widened: all columns' hold at once (Bonferroni).
+    Picked from many, it has a wider interval: all columns' intervals hold at once (Bonferroni).
     """
     sizes = [mean(what, v if v.mean() > 0 else -v, **bound) for v in values.T
              if not np.isnan(v).any()]
@@ -831,7 +831,7 @@ def draw(f):
     several, colours = len({shown for _, shown in f.values}) > 1, {}
     for predictor, shown in f.values:
         y, margin = f.mean((predictor, shown)), f.margin((predictor, shown))
-        # In `selection` model (first word) and functions give the colour, the last word the dashes.
+        # For `selection`: colour by model (first word) and functions, dashes by the last word.
         dashes = {"posterior": "7 3", "learner": "2 3"}.get(predictor.split()[-1], "")
         colour = colours.setdefault((predictor.split()[0], shown), PALETTE[len(colours) % 5])
         colour, dashes, width = STYLES.get(None if several else predictor, (colour, dashes, 2))
