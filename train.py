@@ -527,7 +527,7 @@ def icl_curves(e, shown, other):
             ratio("times the specialist's error", ours, average[shown], at_most=1.1),
             ratio("the optimum pays", average[MIXED], average[OWN]),
             noise_measure(e, "mixture"), noise_measure(e, shown)],
-            known_at_small=e.name == "sparse")]
+            known_at_small=shown == "dense")]
     g.claims = [
         Claim(f"the {other} specialist fails on {shown} functions", [
             ratio("times the mixture model's error", average[other], ours, at_least=2)],
