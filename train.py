@@ -775,7 +775,7 @@ STYLES = {  # predictor: colour, dashes, width
     "Lasso": ("#cc79a7", "2 3", 2.2), MIXED: ("currentColor", "6 4", 1.6),
     OWN: ("currentColor", "", 1.2), NOISY: ("#e69f00", "", 1.8),
     "true function": ("currentColor", "", 1.2)}
-PALETTE = ["#0072b2", "#009e73", "#d55e00", "#cc79a7", "#e69f00"]  # for all other lines
+PALETTE = ["#0072b2", "#009e73", "#d55e00", "#cc79a7", "#e69f00", "#56b4e9"]  # for all other lines
 CSS = """svg{color:#1a1a1a;font:15px system-ui,sans-serif}.paper{fill:#fff}
 @media(prefers-color-scheme:dark){svg{color:#eee}.paper{fill:#16181c}}
 text{fill:currentColor}.grid{fill:none;stroke:#888;stroke-opacity:.3}
@@ -833,7 +833,7 @@ def draw(f):
         y, margin = f.mean((predictor, shown)), f.margin((predictor, shown))
         # For `selection`: colour by model (first word) and functions, dashes by the last word.
         dashes = {"posterior": "7 3", "learner": "2 3"}.get(predictor.split()[-1], "")
-        colour = colours.setdefault((predictor.split()[0], shown), PALETTE[len(colours) % 5])
+        colour = colours.setdefault((predictor.split()[0], shown), PALETTE[len(colours) % 6])
         colour, dashes, width = STYLES.get(None if several else predictor, (colour, dashes, 2))
         pen = f'fill="none" stroke="{colour}" stroke-width="{width}" stroke-dasharray="{dashes}"'
         around = points([*px, *px[::-1]], [*to_y(y + margin), *to_y(y - margin)[::-1]])

@@ -2,7 +2,7 @@
 
     python results/precision.py [CHECKPOINT ...]     ten minutes on two cores
 
-prints precision.txt and draws precision.svg. Tiny's two mixture models are trained at five lengths,
+draws precision.svg and prints the numbers in precision.txt. Tiny's two mixture models are trained at five lengths,
 each with a schedule of its own; a line joins them. Checkpoints of finished models (by default,
 small's six) are short bars. Bands are 95% intervals over prompts, with one seed each.
 """
@@ -61,7 +61,7 @@ def main(paths, lengths=LENGTHS):
         lines.append(f"{layers:10s}{run.name:20s}{prompts:12,d} prompts   {s:.3f} "
                      f"({low:.3f} to {high:.3f})")
         s, spread = (s, max(high - s, s - low) / train.Z) if math.isfinite(s) else (math.nan, 0)
-        label = f"tiny, {run.name}" if i < len(tiny) else f"{layers}, {run.name}"
+        label = f"{run.name}, {'tiny' if i < len(tiny) else layers}"  # a model, a colour
         for x in [prompts] if i < len(tiny) else [0.9 * prompts, 1.1 * prompts]:
             points.setdefault(label, {})[x] = s - spread, s + spread
     print("\n".join(lines))
