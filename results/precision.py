@@ -2,9 +2,9 @@
 
     python results/precision.py [CHECKPOINT ...]     ten minutes on two cores
 
-draws precision.svg and prints the numbers in precision.txt. Tiny's two mixture models are trained at five lengths,
-each with a schedule of its own; a line joins them. Checkpoints of finished models (by default,
-small's six) are short bars. Bands are 95% intervals over prompts, with one seed each.
+draws precision.svg and prints the numbers in precision.txt. Tiny's two mixture models are trained
+at five lengths, each with a schedule of its own; a line joins them. Checkpoints of finished models
+(by default, small's six) are short bars. Bands are 95% intervals over prompts, one seed each.
 """
 import sys
 from pathlib import Path
