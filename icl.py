@@ -147,7 +147,7 @@ def init_params(config, rng):
     Weights are normal with standard deviation 1/sqrt(fan-in), divided by sqrt(2 n_layer) in c_proj,
     where a block's branches end; with GPT-2's 0.02 narrow models learn far slower. Positions have
     0.5. Gains start at one, biases at zero. Keys start at correlation -0.5 with queries: at first
-    a token looks little at itself, and the paper's size learns from step 160 on, not after 400.
+    a token looks little at itself. The paper's size learns from step 180 on, without it not by 400.
     """
     params = {}
     for name, shape in config.shapes().items():

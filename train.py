@@ -508,6 +508,7 @@ def icl_curves(e, shown, other):
     errors[NOISY] = (learner(xs, noisy_labels) - ys) ** 2
     average = {p: v.mean(1) for p, v in errors.items()}  # (B,) each, over the numbers of examples
     ours, our_curves, half = average["mixture"], errors["mixture"], e.n_points // 2
+    from_two = slice(min(2, e.n_points - 1), None)
     halves = {"early": slice(1, max(2, half)), "late": slice(half, None)}
     figure = lambda kind, title, *lines: Figure(
         f"{kind}-{shown}", f"{shown.capitalize()} functions: {title}", "examples in the prompt",
@@ -525,6 +526,8 @@ def icl_curves(e, shown, other):
             known_at_small=True),
         Claim(f"no extra cost on {shown} functions for not knowing the class", [
             ratio("times the specialist's error", ours, average[shown], at_most=1.1),
+            ratio("times it from 2 examples on", our_curves[:, from_two].mean(1),
+                  errors[shown][:, from_two].mean(1)),
             ratio("the optimum pays", average[MIXED], average[OWN]),
             noise_measure(e, "mixture"), noise_measure(e, shown)],
             known_at_small=shown == "dense")]
