@@ -1,8 +1,9 @@
 """Every claim at the small size with what was measured of it, a column for each seed.
 
-    python results/table.py        prints seeds/table.txt from small/run.txt and seeds/*/run.txt
+    python results/table.py        prints seeds/table.txt from small/, seeds/*/ and paper/run.txt
 
-A claim has one verdict where all seeds agree. Where they do not, it is undecided.
+A claim has one verdict where all seeds agree. Where they do not, it is undecided. The last column
+is the paper's size, seed 0, and empty where that was not measured; no verdict depends on it.
 """
 import re
 import sys
@@ -21,22 +22,27 @@ def claims(text):
             for c in CLAIM.finditer(text)}
 
 
-def table(texts):
-    """The table as Markdown, a column for each text of a run.txt."""
+def table(seeds, paper):
+    """The table as Markdown, a column for each text of a run.txt in `seeds`, and for `paper`'s."""
     row = lambda *cells: f"| {' | '.join(cells)} |"
-    lines = [row("", "bound", *(f"seed {SEED.search(text)[1]}" for text in texts)),
-             "|---" * (2 + len(texts)) + "|"]
-    runs = [claims(text) for text in texts]
+    lines = [row("", "bound", *(f"seed {SEED.search(text)[1]}" for text in seeds), "paper's size"),
+             "|---" * (3 + len(seeds)) + "|"]
+    runs, paper = [claims(text) for text in seeds], claims(paper)
     for claim in runs[0]:
         verdicts, measures = zip(*(run[claim] for run in runs))
         agreed = verdicts[0] if len(set(verdicts)) == 1 else "undecided"
-        lines.append(row(f"**{claim}**", f"**{agreed}**", *verdicts))
-        lines += [row(same[0][0], same[0][2], *(number for _, number, _ in same))
-                  for same in zip(*measures)]
+        verdict, measured = paper.get(claim, ("", []))
+        numbers = {what: number for what, number, _ in measured}
+        lines.append(row(f"**{claim}**", f"**{agreed}**", *verdicts, verdict))
+        for same in zip(*measures):
+            what, _, bound = same[0]
+            lines.append(row(what, bound, *(number for _, number, _ in same),
+                             numbers.get(what, "")))
     return "\n".join(lines)
 
 
 if __name__ == "__main__":
     sys.stdout.reconfigure(encoding="utf-8")
-    paths = [HERE / "small/run.txt", *sorted(HERE.glob("seeds/*/run.txt"))]
-    print(table([path.read_text(encoding="utf-8") for path in paths]))
+    read = lambda path: path.read_text(encoding="utf-8")
+    print(table([read(HERE / "small/run.txt"), *map(read, sorted(HERE.glob("seeds/*/run.txt")))],
+                read(HERE / "paper/run.txt")))
