@@ -785,7 +785,8 @@ if SLOW:
     def test_the_scripts_in_results_run_for_a_few_steps():
         scripts = {"recipe": "recipe.main(2, ('the recipe', 'earlier: both'))",
                    "road": "road.main([(c, n, 4, 2, show) for c, n, _, _, show in road.ROADS[:2]])",
-                   "speed": "speed.main(1, ('tiny',))"}
+                   "speed": "speed.main(1, ('tiny',))",
+                   "probe": "probe.main('small/sparse/sparse.npz', 20)"}
         for name, call in scripts.items():
             code = f"import {name}\nif __name__ == '__main__':\n {call}"
             out = subprocess.run([sys.executable, "-c", code], cwd=HERE / "results", text=True,
