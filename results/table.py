@@ -25,7 +25,8 @@ def claims(text):
 def table(seeds, paper):
     """The table as Markdown, a column for each text of a run.txt in `seeds`, and for `paper`'s."""
     row = lambda *cells: f"| {' | '.join(cells)} |"
-    lines = [row("", "bound", *(f"seed {SEED.search(text)[1]}" for text in seeds), "paper's size"),
+    columns = [f"seed {SEED.search(text)[1]}" for text in seeds]
+    lines = [row("", "all seeds, or bound", *columns, "paper's size"),
              "|---" * (3 + len(seeds)) + "|"]
     runs, paper = [claims(text) for text in seeds], claims(paper)
     for claim in runs[0]:
