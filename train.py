@@ -266,8 +266,8 @@ def train_all(runs, processes):
         left = max(left.sum() / len(working), left.max())  # shared evenly, or the longest run's
         seconds_a_point = max(pace[i] / points[i] for i in working)  # 0 until one has begun
         seconds = timedelta(seconds=round(seconds_a_point * left))
-        return ", ".join(f"{runs[i].name} {step[i]:,.0f}/{runs[i].steps:,d} {over[i]:+.3f}"
-                         for i in working) + (f"; {seconds} left" if seconds else "")
+        return (f"{seconds} left; " if seconds else "") + ", ".join(
+            f"{runs[i].name} {step[i]:,.0f}/{runs[i].steps:,d} {over[i]:+.3f}" for i in working)
 
     side_by_side([(train, run, SAVE_SECONDS, progress, 3 * i) for i, run in enumerate(runs)],
                  processes, status)
