@@ -783,12 +783,11 @@ def test_a_size_that_cannot_be_is_refused_in_one_line_before_training_and_all_ot
 
 if SLOW:
     def test_the_scripts_in_results_run_for_a_few_steps():
-        scripts = {"recipe": "recipe.main(2, ('the recipe', 'earlier: both'))",
-                   "road": "road.main([(c, n, 4, 2, show) for c, n, _, _, show in road.ROADS[:2]])",
-                   "speed": "speed.main(1, ('tiny',))",
-                   "probe": "probe.main('small/sparse/sparse.npz', 20)"}
-        for name, call in scripts.items():
-            code = f"import {name}\nif __name__ == '__main__':\n {call}"
+        scripts = ["recipe.main(2, ('the recipe', 'earlier: both'))",
+                   "road.main([(c, n, 4, 2, show) for c, n, _, _, show in road.ROADS[:2]])",
+                   "speed.main(1, ('tiny',))", "probe.main('small/sparse/sparse.npz', 20)"]
+        for call in scripts:
+            code = f"import {call.split('.')[0]}\nif __name__ == '__main__':\n {call}"
             out = subprocess.run([sys.executable, "-c", code], cwd=HERE / "results", text=True,
                                  capture_output=True, timeout=120)
             assert out.returncode == 0 and len(out.stdout.splitlines()) >= 3, out.stderr
