@@ -1,8 +1,10 @@
 """One model of the sparse experiment beside its baselines, by number of examples.
 
-    python results/probe.py CHECKPOINT        two minutes; printed paper/probe.txt
+    python results/probe.py CHECKPOINT        minutes; printed what is in paper/
 
-For a model whose experiment is not complete, so that `train.py` does not compare it yet.
+For a model whose experiment is not complete, so that `train.py` does not compare it yet. If the
+model is still in training, this is how far it has come. For a mixture model there is a table for
+each class, and what weight it puts on the sparse class (see `train.selection`).
 """
 import sys
 from dataclasses import replace
@@ -14,31 +16,58 @@ import numpy as np
 import baselines
 import icl
 import train
-from tasks import sample_prompts
+from tasks import Mixture, SparseLinear, sample_prompts
 
 
 def main(path, prompts=1000):
-    """Print what a model was trained on, its effective label noise, and a table of mean errors."""
+    """Print what a model was trained on, its effective label noise, and tables of mean errors."""
     run = run_of(Path(path))
-    if not run.finished():
-        raise icl.Refused(f"{path} has not been trained to its end")
-    e, c = replace(run.experiment, models={run.model: run.predictor()}), run.function_class
-    size, (s, (low, high)) = e.size, train.noise_of(e, run.model)
-    alphas = baselines.tune_lasso(c, e.stream("probe", "lasso"), e.n_points, n_prompts=300)
-    predictors = {"model": e.models[run.model], "optimum": baselines.bayes(c),
-                  "least squares": baselines.least_squares,
-                  "Lasso": lambda xs, ys: baselines.lasso(xs, ys, alphas)}
-    xs, ys = sample_prompts(c, e.stream("probe", run.model), prompts, e.n_points)
-    errors = {p: (predict(xs, ys) - ys) ** 2 for p, predict in predictors.items()}  # (B, N) each
-    row = lambda first, cells: f"{first:8s} " + " ".join(f"{cell:>15s}" for cell in cells)
-    number = lambda v: f"{v.mean():.3f} ± {train.Z * v.std(ddof=1) / len(v) ** 0.5:.3f}"
-    print(f"{run.name}, {run.steps:,} steps of {size.batch} prompts, seed {e.seed}: {c}")
-    print(f"{size.n_layer} layers, {size.n_embd} channels; "
-          f"effective label noise {s:.3f} ({low:.3f} to {high:.3f})\n")
-    print(row("examples", errors))
-    for k in range(e.n_points):
-        print(row(f"{k:8d}", (number(v[:, k]) for v in errors.values())))
-    print(row("mean", (number(v.mean(1)) for v in errors.values())))
+    params, extra = run.load()
+    e, model = run.experiment, lambda xs, ys: icl.predict(params, run.experiment.config, xs, ys)
+    e = replace(e, size=replace(e.size, prompts=prompts), models={run.model: model})
+    s, (low, high) = train.noise_of(e, run.model)
+    e = replace(e, noise={run.model: (s, (low, high))})
+    print(f"{run.name}, {extra['step']:,} of {run.steps:,} steps of {e.size.batch} prompts, "
+          f"seed {e.seed}: {run.function_class}")
+    print(f"{e.size.n_layer} layers, {e.size.n_embd} channels; "
+          f"effective label noise {s:.3f} ({low:.3f} to {high:.3f})")
+    mixture = isinstance(run.function_class, Mixture)
+    for name in e.classes if mixture else [run.model]:
+        c = e.classes[name]
+        alphas = baselines.tune_lasso(c, e.stream("probe", "lasso"), e.n_points, n_prompts=300)
+        predictors = {"model": model, "optimum": baselines.bayes(run.function_class),
+                      "least squares": baselines.least_squares,
+                      "Lasso": lambda xs, ys: baselines.lasso(xs, ys, alphas)}
+        xs, ys = sample_prompts(c, e.stream("probe", name), prompts, e.n_points)
+        errors = {p: (predict(xs, ys) - ys) ** 2 for p, predict in predictors.items()}
+        table(f"{name} functions: squared error", errors, range(e.n_points))
+        print(row("mean", (number(v.mean(1)) for v in errors.values())))
+        for f in train.selection(e, name) if mixture else []:
+            weights = {who.removeprefix("mixture "): v for (who, _), v in f.values.items()}
+            table(f"{name} functions: {f.ylabel}", weights, f.x)
+    if mixture:
+        d, numbers = e.size.n_dims, range(1, min(8, e.size.n_dims + 1))
+        _, errors = train.sweep(e, "nnz", {k: SparseLinear(d, k) for k in numbers},
+                                {"model": model, "least squares": baselines.least_squares})
+        columns = {"model": "model", "optimum": train.MIXED, "for these": train.OWN,
+                   "least squares": "least squares"}
+        table(f"functions of any number of non-zeros, after {train.span(e.at)} examples",
+              {short: errors[p] for short, p in columns.items()}, numbers, "nnz")
+
+
+def number(v):
+    return f"{v.mean():.3f} ± {train.Z * v.std(ddof=1) / len(v) ** 0.5:.3f}"
+
+
+def row(first, cells):
+    return f"{first:>8s} " + " ".join(f"{cell:>15s}" for cell in cells)
+
+
+def table(title, columns, places, of="examples"):
+    """Print the means over prompts of the columns (B, X), with their 95% intervals."""
+    print(f"\n{title}\n" + row(of, columns))
+    for i, k in enumerate(places):
+        print(row(str(k), (number(v[:, i]) for v in columns.values())))
 
 
 if __name__ == "__main__":
