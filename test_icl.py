@@ -785,7 +785,7 @@ if SLOW:
     def test_the_scripts_in_results_run_for_a_few_steps():
         scripts = ["recipe.main(2, ('the recipe', 'earlier: both'))",
                    "road.main([(c, n, 4, 2, show) for c, n, _, _, show in road.ROADS[:2]])",
-                   "speed.main(1, ('tiny',))", "probe.main('small/sparse/mixture.npz', 20)"]
+                   "speed.main(1, ('tiny',))", "probe.main('small/sparse/mixture.npz', prompts=20)"]
         for call in scripts:
             code = f"import {call.split('.')[0]}\nif __name__ == '__main__':\n {call}"
             out = subprocess.run([sys.executable, "-c", code], cwd=HERE / "results", text=True,

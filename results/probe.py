@@ -1,10 +1,11 @@
 """One model of the sparse experiment beside its baselines, by number of examples.
 
-    python results/probe.py CHECKPOINT        minutes; printed what is in paper/
+    python results/probe.py CHECKPOINT [FOLDER]    minutes; printed what is in paper/
 
 For a model whose experiment is not complete, so that `train.py` does not compare it yet. If the
 model is still in training, this is how far it has come. For a mixture model there is a table for
-each class, and what weight it puts on the sparse class (see `train.selection`).
+each class, and what weight it puts on the sparse class (see `train.selection`). With a FOLDER, it
+draws the tables there.
 """
 import sys
 from dataclasses import replace
@@ -19,7 +20,7 @@ import train
 from tasks import Mixture, SparseLinear, sample_prompts
 
 
-def main(path, prompts=1000):
+def main(path, folder=None, prompts=1000):
     """Print what a model was trained on, its effective label noise, and tables of mean errors."""
     run = run_of(Path(path))
     params, extra = run.load()
@@ -32,46 +33,55 @@ def main(path, prompts=1000):
     print(f"{e.size.n_layer} layers, {e.size.n_embd} channels; "
           f"effective label noise {s:.3f} ({low:.3f} to {high:.3f})")
     mixture = isinstance(run.function_class, Mixture)
+    figures = []
     for name in e.classes if mixture else [run.model]:
         c = e.classes[name]
         alphas = baselines.tune_lasso(c, e.stream("probe", "lasso"), e.n_points, n_prompts=300)
-        predictors = {"model": model, "optimum": baselines.bayes(run.function_class),
+        predictors = {run.model: model,
+                      train.MIXED if mixture else train.OWN: baselines.bayes(run.function_class),
                       "least squares": baselines.least_squares,
                       "Lasso": lambda xs, ys: baselines.lasso(xs, ys, alphas)}
         xs, ys = sample_prompts(c, e.stream("probe", name), prompts, e.n_points)
         errors = {p: (predict(xs, ys) - ys) ** 2 for p, predict in predictors.items()}
-        table(f"{name} functions: squared error", errors, range(e.n_points))
-        print(row("mean", (number(v.mean(1)) for v in errors.values())))
-        for f in train.selection(e, name) if mixture else []:
-            weights = {who.removeprefix("mixture "): v for (who, _), v in f.values.items()}
-            table(f"{name} functions: {f.ylabel}", weights, f.x)
+        figures.append(train.Figure(
+            f"errors-{name}", f"{name.capitalize()} functions: the model and its baselines",
+            "examples in the prompt", np.arange(e.n_points), train.on(f"{name} functions", errors, e.models)))
     if mixture:
-        d, numbers = e.size.n_dims, range(1, min(8, e.size.n_dims + 1))
+        d, numbers = e.size.n_dims, np.arange(1, min(8, e.size.n_dims + 1))
         _, errors = train.sweep(e, "nnz", {k: SparseLinear(d, k) for k in numbers},
-                                {"model": model, "least squares": baselines.least_squares})
-        columns = {"model": "model", "optimum": train.MIXED, "for these": train.OWN,
-                   "least squares": "least squares"}
-        table(f"functions of any number of non-zeros, after {train.span(e.at)} examples",
-              {short: errors[p] for short, p in columns.items()}, numbers, "nnz")
+                                {run.model: model, "least squares": baselines.least_squares})
+        figures += train.selection(e, *e.classes)
+        figures.append(train.Figure(
+            "nnz", f"Any number of non-zeros, after {train.span(e.at)} examples", "non-zeros",
+            numbers, train.on("sparse functions", errors, e.models)))
+    for f in figures:
+        table(f)
+        if folder:
+            file = Path(folder) / f"{run.name.replace('/', '-')}-{f.name}.svg"
+            file.write_text(train.draw(f), encoding="utf-8")
+
+
+def table(f):
+    """Print a Figure: means over prompts, with their 95% intervals."""
+    print(f"\n{f.title}")
+    for shown in dict.fromkeys(shown for _, shown in f.values):
+        columns = {p: v for (p, at), v in f.values.items() if at == shown}
+        row = lambda first, cells: print(f"{first:>8s} " + " ".join(
+            f"{cell:>{max(15, len(p))}s}" for p, cell in zip(columns, cells)))
+        print(f"{shown}: {f.ylabel}, by {f.xlabel}")
+        row("", columns)
+        for i, k in enumerate(f.x):
+            row(str(k), [number(v[:, i]) for v in columns.values()])
+        if f.name.startswith("errors"):
+            row("mean", [number(v.mean(1)) for v in columns.values()])
 
 
 def number(v):
     return f"{v.mean():.3f} ± {train.Z * v.std(ddof=1) / len(v) ** 0.5:.3f}"
 
 
-def row(first, cells):
-    return f"{first:>8s} " + " ".join(f"{cell:>15s}" for cell in cells)
-
-
-def table(title, columns, places, of="examples"):
-    """Print the means over prompts of the columns (B, X), with their 95% intervals."""
-    print(f"\n{title}\n" + row(of, columns))
-    for i, k in enumerate(places):
-        print(row(str(k), (number(v[:, i]) for v in columns.values())))
-
-
 if __name__ == "__main__":
     try:
-        main(sys.argv[1])
+        main(*sys.argv[1:])
     except icl.Refused as e:
         sys.exit(str(e))
