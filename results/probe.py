@@ -4,8 +4,8 @@
 
 For a model whose experiment is not complete, so that `train.py` does not compare it yet. If the
 model is still in training, this is how far it has come. For a mixture model there is a table for
-each class, and what weight it puts on the sparse class (see `train.selection`). With a FOLDER, it
-draws the tables there.
+each class, and what weight it puts on the sparse class (see `train.selection`). It draws the
+tables in FOLDER, if there is one.
 """
 import sys
 from dataclasses import replace
@@ -45,7 +45,8 @@ def main(path, folder=None, prompts=1000):
         errors = {p: (predict(xs, ys) - ys) ** 2 for p, predict in predictors.items()}
         figures.append(train.Figure(
             f"errors-{name}", f"{name.capitalize()} functions: the model and its baselines",
-            "examples in the prompt", np.arange(e.n_points), train.on(f"{name} functions", errors, e.models)))
+            "examples in the prompt", np.arange(e.n_points),
+            train.on(f"{name} functions", errors, e.models)))
     if mixture:
         d, numbers = e.size.n_dims, np.arange(1, min(8, e.size.n_dims + 1))
         _, errors = train.sweep(e, "nnz", {k: SparseLinear(d, k) for k in numbers},
@@ -77,6 +78,7 @@ def table(f):
 
 
 def number(v):
+    """The mean of samples (B,), and half its 95% interval, in words."""
     return f"{v.mean():.3f} ± {train.Z * v.std(ddof=1) / len(v) ** 0.5:.3f}"
 
 
