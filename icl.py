@@ -21,10 +21,8 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Config:
-    """Shape of a model, by default the paper's (arXiv 2311.00871).
-
-    All must be positive integers, and n_embd a multiple of n_head; else ValueError.
-    """
+    """Shape of a model, by default the paper's. ValueError unless all are positive integers and
+    n_embd a multiple of n_head."""
     n_dims: int    # d, of the inputs x
     n_points: int  # N, of the longest prompt
     n_layer: int = 12
@@ -69,6 +67,11 @@ def column_sums(x):
     return np.ones(len(x), x.dtype) @ x
 
 
+def row_means(x):
+    """x.mean(1, keepdims=True), by the BLAS."""
+    return x @ np.full((x.shape[1], 1), 1 / x.shape[1], x.dtype)
+
+
 def layernorm(x, gain, bias, eps=1e-5):
     """y = gain * n + bias with n = (x - mean) / sqrt(var + eps), over the channels of each row.
 
@@ -76,18 +79,13 @@ def layernorm(x, gain, bias, eps=1e-5):
     dx = (g - mean(g) - n mean(g n)) / sqrt(var + eps).
     Source: Ba, Kiros, Hinton 2016, arXiv 1607.06450, section 3.
     """
-    C = x.shape[1]
-
-    def mean(a):  # (M, C) -> (M, 1), by the BLAS; a.mean(1) is slow
-        return (a @ np.full(C, 1 / C, a.dtype))[:, None]
-
-    centred = x - mean(x)
-    rstd = 1 / np.sqrt(mean(centred**2) + eps)  # (M, 1)
+    centred = x - row_means(x)  # (M, C)
+    rstd = 1 / np.sqrt(row_means(centred**2) + eps)  # (M, 1)
     n = centred * rstd
 
     def backward(dy):
         g = dy * gain
-        dx = rstd * (g - mean(g) - n * mean(g * n))
+        dx = rstd * (g - row_means(g) - n * row_means(g * n))
         return dx, column_sums(dy * n), column_sums(dy)
 
     return gain * n + bias, backward
@@ -280,19 +278,15 @@ def check_prompts(xs, ys, n_dims=None, n_points=math.inf):
 
 
 def predict(params, config, xs, ys):
-    """Predictions (B, N) of f(x_k), each from x_k and the examples before it.
-
-    So ys[:, -1] has no effect; it must be finite. Raises ValueError where check_prompts does.
-    """
+    """Predictions (B, N) of f(x_k), each from x_k and the examples before it; so the last y has no
+    effect. Raises ValueError as check_prompts does."""
     check_prompts(xs, ys, config.n_dims, config.n_points)
     return np.concatenate([transformer(params, config, *chunk)[0] for chunk in chunks(xs, ys)])
 
 
 def loss_and_grads(params, config, xs, ys, weights=None):
     """The mean of weights * (prediction - y)^2, and its gradients under the parameters' names.
-
-    weights (B, N), all 1 if not given. Raises ValueError as check_prompts does.
-    """
+    weights (B, N), all 1 if not given. Raises ValueError as check_prompts does."""
     check_prompts(xs, ys, config.n_dims, config.n_points)
     weights = np.ones_like(ys) if weights is None else weights
     if np.shape(weights) != ys.shape:
@@ -388,8 +382,7 @@ def orthogonalise(x):
     """A matrix X = U S V^T with its singular values, the diagonal of S, set to about one.
 
     Five Newton-Schulz steps X' = P X with P = a + b A + c A A, A = X X^T; a, b, c are Jordan's.
-    As A' = X' X'^T = P A P, the loop needs only A and the product of the P's so far, both square
-    with X's smaller side; X is multiplied in once, at the end.
+    As A' = P A P, the loop needs only the small A and the product of all P's, not X.
     """
     if x.shape[0] > x.shape[1]:
         return orthogonalise(x.T).T
@@ -425,9 +418,7 @@ def write_whole(path, data):
 
 def save_checkpoint(path, params, config, optimizer=None, **extra):
     """Write a run's parameters, its optimiser's state and `extra`, which JSON can hold.
-
-    What load_checkpoint would refuse raises an error here, too, before anything is written.
-    """
+    What load_checkpoint would refuse raises an error before anything is written."""
     state = optimizer.state if optimizer else {}
     arrays = {f"params/{name}": p for name, p in params.items()}
     arrays |= {f"optimizer/{name}": a for name, a in state.items()}
@@ -440,8 +431,8 @@ def save_checkpoint(path, params, config, optimizer=None, **extra):
 def load_checkpoint(path, optimizer=None):
     """Read a checkpoint: (params, config, extra). Restores the optimiser's state, if one is given.
 
-    Nothing in the file can run code. Raises Refused, in one line that names the file, where it is
-    damaged or not what it should be; then nothing has been restored.
+    Nothing in the file can run code. Raises Refused, which names the file, and restores nothing
+    where it is not what it should be.
     """
     if os.path.exists(path) and not os.path.isfile(path):
         raise Refused(f"{path} is not a regular file")  # a pipe would be waited for
