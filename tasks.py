@@ -16,7 +16,7 @@ frozen dataclass too, as checkpoints name classes by their text:
 All are scaled to Var f(x) = 1 over f and x, so that predicting zero costs 1; combinations are not.
 """
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Callable
 
@@ -199,6 +199,17 @@ class ConvexCombination:
             return Hypotheses(features, np.outer(h1.prior, h2.prior).ravel(), noise)
 
         return [pair(h1, h2) for h1 in self.first.hypotheses() for h2 in self.second.hypotheses()]
+
+
+def narrow(function_class, n_dims):
+    """The same class on another number of dims; of a mixture, its components are narrowed.
+
+    Var f stays 1. A curriculum begins with few dims: Garg et al. 2022, arXiv 2208.01066.
+    """
+    if isinstance(function_class, Mixture):
+        components = tuple(narrow(c, n_dims) for c in function_class.components)
+        return replace(function_class, components=components)
+    return replace(function_class, n_dims=n_dims)
 
 
 def sample_prompts(function_class, rng, batch_size, n_points):

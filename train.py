@@ -46,7 +46,8 @@ import numpy as np
 
 import baselines
 import icl
-from tasks import ConvexCombination, DenseLinear, Mixture, Sinusoid, SparseLinear, sample_prompts
+from tasks import (ConvexCombination, DenseLinear, Mixture, Sinusoid, SparseLinear, narrow,
+                   sample_prompts)
 
 
 # ------------------------------------------------------------------------- sizes and experiments
@@ -67,6 +68,8 @@ class Size:
     lr: float = 3e-3          # Adam's, for gains, biases, read_in, read_out and positions
     matrix_lr: float = 0.02   # Muon's, for the matrices in the blocks
     warmup: int = 100
+    curriculum: float = 0.0   # share of the sparse experiment's steps that `lesson` makes easier
+    first_dims: int = 5       # where it begins
     prompts: int = 2000       # to evaluate on; half as many for each class of a sweep
 
 
@@ -85,7 +88,7 @@ class Experiment:
     """Two classes of functions, and models that are trained on one of them or on a mixture.
 
     classes: name -> function class. pretraining: name of a model -> what it is trained on.
-    steps: of training a specialist. at: the numbers of examples at which sweeps measure.
+    steps: of training a specialist. curriculum: the share of them that `lesson` makes easier. at: the numbers of examples at which sweeps measure.
     models: name -> predictor, which `evaluate` loads. noise: name -> effective label noise and its
     95% interval, which `run` fills in before there are figures.
     """
@@ -97,6 +100,7 @@ class Experiment:
     steps: int
     at: list
     seed: int = 0
+    curriculum: float = 0.0
     models: dict = field(default_factory=dict)
     noise: dict = field(default_factory=dict)
 
@@ -127,16 +131,19 @@ def make_experiment(name, size, seed=0):
         classes = {"dense": DenseLinear(size.n_dims), "sparse": SparseLinear(size.n_dims, size.nnz)}
         n_points, steps = size.sparse_points, size.sparse_steps
         at = [min(size.n_dims // 2 + 1, n_points - 1)]  # too few for least squares
+        curriculum = size.curriculum
     else:
         classes = {"linear": DenseLinear(1), "sinusoid": Sinusoid()}
         n_points, steps = size.sine_points, size.sine_steps
         at = list(range(1, n_points))[-5:]  # the last five
+        curriculum = 0.0  # one dim cannot be fewer
     mixture = lambda *weights: Mixture(tuple(classes.values()), weights)
     pretraining = classes | {"mixture": mixture(0.5, 0.5)}
     if name == "shares":
         pretraining = {"rare-linear": mixture(0.1, 0.9), "equal": mixture(0.5, 0.5),
                        "rare-sinusoid": mixture(0.9, 0.1)}
-    return Experiment(name, classes, pretraining, size, n_points, steps, at, seed)
+    return Experiment(name, classes, pretraining, size, n_points, steps, at, seed,
+                      curriculum)
 
 
 # -------------------------------------------------------------------------------------- training
@@ -162,7 +169,8 @@ class Run:
         e = self.experiment
         return {"experiment": e.name, "model": self.model, "seed": e.seed, "steps": self.steps,
                 "class": str(self.function_class), **asdict(e.config),
-                **{k: getattr(e.size, k) for k in ("batch", "lr", "matrix_lr", "warmup")}}
+                **{k: getattr(e.size, k) for k in ("batch", "lr", "matrix_lr", "warmup")},
+                "curriculum": e.curriculum, "first_dims": e.size.first_dims if e.curriculum else 0}
 
     def initial(self):  # stream 0 of a model draws its initial parameters
         return icl.init_params(self.experiment.config, self.experiment.stream(self.model, 0))
@@ -194,14 +202,47 @@ def runs_of(e, out):
             for m, c in e.pretraining.items()]
 
 
+def lesson(run, progress):
+    """What to train on when a share `progress` of the steps is done: function class, n_points.
+
+    The curriculum of Garg et al. (arXiv 2208.01066, `src/curriculum.py` of their code): at first
+    functions depend on few dims, d' of them, and prompts are short, 2d' + 1 points at most.
+    """
+    e, d, first = run.experiment, run.experiment.config.n_dims, run.experiment.size.first_dims
+    if progress >= e.curriculum or first >= d:
+        return run.function_class, e.n_points
+    dims = first + int(progress / e.curriculum * (d - first))  # first to d - 1, equally long each
+    return narrow(run.function_class, dims), min(e.n_points, 2 * dims + 1)
+
+
+def training_batch(run, progress, rng):
+    """Prompts of the present lesson and their weights in the loss: xs (B, N, d), ys, w (B, N)."""
+    function_class, n_points = lesson(run, progress)
+    xs, ys = sample_prompts(function_class, rng, run.experiment.size.batch, n_points)
+    weights = icl.loss_weights(xs, ys)
+    absent = run.experiment.config.n_dims - xs.shape[2]
+    return np.pad(xs, ((0, 0), (0, 0), (0, absent))), ys, weights  # inputs not used are zero
+
+
+def least_loss(function_class, n_points, rng):
+    """The mean weighted loss of the exact optimum, which no training can fall below."""
+    xs, ys = sample_prompts(function_class, rng, 2000, n_points)
+    return np.mean(icl.loss_weights(xs, ys) * (baselines.bayes(function_class)(xs, ys) - ys) ** 2)
+
+
+def points_until(run):
+    """(steps + 1,): how many points the prompts of the first 0, 1, 2, ... steps have, each one."""
+    return np.cumsum([0] + [lesson(run, step / run.steps)[1] for step in range(run.steps)])
+
+
 def train(run, save_seconds, progress, slot):
     """Train a model to its end, going on from its checkpoint if there is one.
 
     Three numbers of `progress`, from index slot on, tell the parent process the steps so far, the
-    loss minus the optimum's, and the seconds per step. Saves about every save_seconds; ends early
+    loss minus the optimum's, and the seconds per point. Saves about every save_seconds; ends early
     when the parent is gone.
     """
-    e, size, function_class = run.experiment, run.experiment.size, run.function_class
+    e, size = run.experiment, run.experiment.size
     params = run.initial()
     rng = e.stream(run.model, "training prompts")
     optimizer = icl.Muon(params, size.lr, size.matrix_lr, clip=1.0)
@@ -209,9 +250,6 @@ def train(run, save_seconds, progress, slot):
     if run.path.exists():
         params, extra = run.load(optimizer)
         losses, seconds, rng.bit_generator.state = extra["losses"], extra["seconds"], extra["rng"]
-    xs, ys = sample_prompts(function_class, e.stream(run.model, "optimum"), 2000, e.n_points)
-    errors = (baselines.bayes(function_class)(xs, ys) - ys) ** 2
-    optimum = np.mean(icl.loss_weights(xs, ys) * errors)
 
     def save():
         every = max(1, run.steps // 200)  # losses averaged into one row of the training curve
@@ -226,23 +264,26 @@ def train(run, save_seconds, progress, slot):
     run.path.parent.mkdir(parents=True, exist_ok=True)
     save()  # so that what prevents saving is reported now
     saved, cost, parent = time.monotonic(), 0.0, multiprocessing.parent_process()
+    over, present, points = [], None, points_until(run)  # over: the losses minus the optimum's
     for step in range(len(losses), run.steps):
-        start = time.monotonic()
-        schedule = min(1, (step + 1) / size.warmup) * (1 - step / run.steps)
+        start, progress_made = time.monotonic(), step / run.steps
+        if lesson(run, progress_made) != present:
+            present = lesson(run, progress_made)
+            optimum = least_loss(*present, e.stream(run.model, "optimum"))
+        schedule = min(1, (step + 1) / size.warmup) * (1 - progress_made)
         optimizer.lr, optimizer.matrix_lr = size.lr * schedule, size.matrix_lr * schedule
-        xs, ys = sample_prompts(function_class, rng, size.batch, e.n_points)
+        xs, ys, weights = training_batch(run, progress_made, rng)
         try:
             with np.errstate(all="ignore"):  # the optimiser says where numbers are not finite
-                loss = icl.train_step(params, e.config, optimizer, xs, ys,
-                                      icl.loss_weights(xs, ys))
+                loss = icl.train_step(params, e.config, optimizer, xs, ys, weights)
         except FloatingPointError as error:
             raise icl.Refused(f"{run.name} diverged at step {step + 1} with seed {e.seed}: "
                               f"{error}; lower the learning rates of the Size") from error
         losses.append(loss)
+        over.append(loss - optimum)
         now = time.monotonic()
         seconds += now - start
-        progress[slot:slot + 3] = (step + 1, np.mean(losses[-50:]) - optimum,
-                                   seconds / (step + 1))
+        progress[slot:slot + 3] = step + 1, np.mean(over[-50:]), seconds / points[step + 1]
         if parent is not None and not parent.is_alive():
             return
         if now - saved > max(save_seconds, 60 * cost):  # saving takes less than 2% of the time
@@ -258,14 +299,13 @@ def train_all(runs, processes):
     """Train the runs side by side, the longest first, with one status line for all."""
     runs = sorted(runs, key=lambda run: -run.experiment.n_points * run.steps)
     progress = multiprocessing.get_context("spawn").Array("d", 3 * len(runs), lock=False)
+    points = [points_until(run) for run in runs]  # a step's time grows with its prompts' points
 
     def status(working):
         step, over, pace = np.reshape(progress, (-1, 3)).T
-        points = np.array([run.experiment.n_points for run in runs])  # a step's time grows with it
-        left = points * (np.array([run.steps for run in runs]) - step)
+        left = np.array([total[-1] - total[int(done)] for total, done in zip(points, step)])
         left = max(left.sum() / len(working), left.max())  # shared evenly, or the longest run's
-        seconds_a_point = max(pace[i] / points[i] for i in working)  # 0 until one has begun
-        seconds = timedelta(seconds=round(seconds_a_point * left))
+        seconds = timedelta(seconds=round(max(pace[i] for i in working) * left))
         return (f"{seconds} left; " if seconds else "") + ", ".join(
             f"{runs[i].name} {step[i]:,.0f}/{runs[i].steps:,d} {over[i]:+.3f}" for i in working)
 
