@@ -1,7 +1,7 @@
 """What is right in each exercise: the checks that grade.py runs, here against the program itself.
 
-A check is a function of the student's file. student("linear", x, weight, bias) calls its `linear` in
-a process of its own. The check returns what it measured, or raises AssertionError.
+A check gets the student's file: student("linear", x, weight, bias) calls its `linear` in a process
+of its own. The check returns what it measured, or raises AssertionError.
 """
 import functools
 import sys
