@@ -8,6 +8,9 @@ LAW = 2.0, 2.0  # shape and scale; mean 4, and a density of 0.017 at 10
 
 
 def three_errors(path, law, frequency, seed, n_prompts):
+    """Mean squared errors at the last five places, on sinusoids of one frequency: of the model in
+    the checkpoint, of the optimum of its own mixture, of the optimum for this frequency.
+    """
     params, config, _ = icl.load_checkpoint(path)
     truth = Sinusoid(frequency=frequency)
     xs, ys = sample_prompts(truth, np.random.default_rng(seed), n_prompts, config.n_points)
@@ -21,6 +24,9 @@ def three_errors(path, law, frequency, seed, n_prompts):
 
 
 def verdict(model, optimum):
+    """From the errors of a model and of its mixture's optimum: "none" if the model does not fail;
+    "data" if both fail; "learning" if the model alone fails. An error above 0.1 is a failure.
+    """
     if model <= 0.1:
         return "none"
     return "data" if optimum > 0.1 else "learning"

@@ -19,7 +19,7 @@ if __name__ == "__main__":
         return icl.predict(params, config, xs, ys)
 
     s, interval, _ = baselines.effective_noise(model, mixture, rng(0), config.n_points)
-    print("effective label noise", round(s, 3), np.round(interval, 3))
+    print(f"effective label noise {s:.3f}, 95% interval {interval[0]:.3f} to {interval[1]:.3f}")
     xs, ys = sample_prompts(sparse, rng(1), 2000, 7)
     a, b = baselines.bayes(dense)(xs, ys), baselines.bayes(sparse)(xs, ys)
     noise = s * rng(2).standard_normal(ys.shape)
@@ -28,4 +28,4 @@ if __name__ == "__main__":
             ("noisy learner", baselines.bayes(mixture, s)(xs, ys + noise)),
             ("optimum      ", baselines.bayes(mixture)(xs, ys)),
             ("Lasso        ", baselines.lasso(xs, ys, 0.1))):
-        print(name, selection_weight(predictions, a, b)[1:].round(2))
+        print(name, selection_weight(predictions[:, 1:], a[:, 1:], b[:, 1:]).round(2))

@@ -17,4 +17,4 @@ if __name__ == "__main__":
     xs, ys = sample_prompts(DenseLinear(1), np.random.default_rng(0), 300, config.n_points)
     print("largest f(x)       ", abs(ys).max())
     print("largest prediction ", abs(icl.predict(params, config, xs, ys)).max())
-    print("bound              ", bound(params))
+    print(f"bound               {bound(params):.6f}")
