@@ -47,7 +47,8 @@ class Page:
     def check(self):
         text = (ROOT / self.name).read_text(encoding="utf-8")
         for section in re.split(r"^(?=##+ )", text, flags=re.M):
-            self.title, self.code, self.printed, self.skipped = section.split("\n")[0], [], [], False
+            self.title, self.skipped = section.split("\n")[0], False
+            self.code, self.printed = [], []
             end, prose = 0, []
             for block in BLOCK.finditer(section):
                 prose.append(section[end:block.start()])

@@ -5,6 +5,7 @@ of its own. The check returns what it measured, or raises AssertionError.
 """
 import functools
 import sys
+import traceback
 import types
 from pathlib import Path
 from unittest import mock
@@ -23,7 +24,7 @@ def equal(what, got, expected, within=1e-6):
     """AssertionError, which says what was expected and what came, unless both are nearly equal."""
     same = np.shape(got) == np.shape(expected) and np.allclose(got, expected, 0, within)
     show = lambda a: np.array2string(np.asarray(a), precision=4, threshold=12, edgeitems=2)
-    assert same, f"{what}: expected {show(expected)}, got {show(got)}".replace("\n", "")
+    assert same, f"{what}: expected: {show(expected)}; got: {show(got)}".replace("\n", "")
 
 
 def tests(function, word, by_way_of=None):
@@ -31,13 +32,18 @@ def tests(function, word, by_way_of=None):
     module, name = (by_way_of or function).split(".")
 
     def check(student):
-        chosen = [test for key, test in vars(test_icl).items() if key.startswith("test_")
-                  and word in key and not test.__code__.co_argcount]
+        chosen = {key[5:].replace("_", " "): test for key, test in vars(test_icl).items()
+                  if key.startswith("test_") and word in key and not test.__code__.co_argcount}
         assert chosen, f"test_icl.py has no test for {word}"
         test_icl.NOTES.clear()
         with mock.patch.object(sys.modules[module], name, functools.partial(student, name)):
-            for test in chosen:
-                test()
+            for what, test in chosen.items():
+                try:
+                    test()
+                except Exception as error:
+                    line = traceback.extract_tb(error.__traceback__)[-1].line  # of a bare assert
+                    said = " ".join(str(error).split()) or f"not {line.removeprefix('assert ')}"
+                    raise AssertionError(f"expected: {what}; got: {said}") from error
         return ", ".join(test_icl.NOTES)
 
     return module, f"{function}, test_icl.py {word}", check
@@ -72,7 +78,7 @@ def bounded(student):
         params, loose, tight = last_arrays(seed)
         got = float(student("bound", params))
         assert 0.9999 * tight < got < 1.0001 * loose, (
-            f"expected from {tight:.4f} to {loose:.4f}, got {got:.4f}")
+            f"expected: from {tight:.4f} to {loose:.4f}; got: {got:.4f}")
 
 
 def bounded_tightly(student):
@@ -125,9 +131,9 @@ def verdicts(student):
     for errors, expected in (((0.4, 0.3), "data"), ((0.4, 0.001), "learning"),
                              ((0.02, 0.001), "none"), ((0.09, 0.0), "none"), ((2, 2), "data")):
         got = student("verdict", *errors)
-        assert got == expected, f"errors {errors}: expected {expected}, got {got}"
+        assert got == expected, f"errors {errors}: expected: {expected}; got: {got}"
     law = tasks.Sinusoid(*student("lambda: LAW"))
-    assert law.density(10.0) > 0.002, f"{law}: frequency 10 is still rare"
+    assert law.density(10.0) > 0.002, f"expected: a law where 10 is not rare; got: {law}"
 
 
 def selection_weights(student):
