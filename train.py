@@ -79,7 +79,7 @@ SIZES = {
     "small": Size(8, 4, 64, n_dims=8, nnz=1, sparse_points=10, sparse_steps=20_000,
                   sine_points=21, sine_steps=3000, batch=128, prompts=3000),
     "paper": Size(12, 8, 256, n_dims=20, nnz=2, sparse_points=41, sparse_steps=3000,
-                  sine_points=41, sine_steps=1500),
+                  sine_points=41, sine_steps=1500, curriculum=0.1),
 }
 
 
@@ -170,7 +170,8 @@ class Run:
         return {"experiment": e.name, "model": self.model, "seed": e.seed, "steps": self.steps,
                 "class": str(self.function_class), **asdict(e.config),
                 **{k: getattr(e.size, k) for k in ("batch", "lr", "matrix_lr", "warmup")},
-                "curriculum": e.curriculum, "first_dims": e.size.first_dims if e.curriculum else 0}
+                **({"curriculum": e.curriculum, "first_dims": e.size.first_dims}
+                   if e.curriculum else {})}
 
     def initial(self):  # stream 0 of a model draws its initial parameters
         return icl.init_params(self.experiment.config, self.experiment.stream(self.model, 0))
