@@ -158,14 +158,21 @@ def _posterior(function_class, label_noise):
     if not (label_noise >= 0 and variance < np.inf):
         raise ValueError(f"label_noise must be finite and not negative, not {label_noise}")
     groups = [replace(h, noise=h.noise + variance) for h in function_class.hypotheses()]
+    prior = np.concatenate([h.prior for h in groups])
+    if not (prior >= 0).all() or not abs(prior.sum() - 1) < 1e-6:
+        raise ValueError(f"priors of {function_class} must be non-negative and sum to 1, not to "
+                         f"{prior.sum():.6g}")
 
     def posterior(xs, ys):
         check_prompts(xs, ys, function_class.n_dims)
         xs, ys = np.float64(xs), np.float64(ys)
         n = 64  # prompts at once: their P stay in a core's cache, up to 40% faster than all at once
         chunks = [_recursion(groups, xs[i:i + n], ys[i:i + n]) for i in range(0, len(xs), n)]
-        predictions, parts = zip(*chunks)
-        return np.concatenate(predictions), np.concatenate(parts, axis=1)
+        predictions = np.concatenate([p for p, _ in chunks])
+        parts = np.concatenate([p for _, p in chunks], axis=1)
+        if not np.isfinite(predictions).all():
+            raise ValueError(f"features of {function_class} must be finite")
+        return predictions, parts
 
     return posterior
 
@@ -217,12 +224,17 @@ def effective_noise(predictor, function_class, rng, n_points, n_prompts=1000,
     unique, or the least of a stretch. It says how large a model's errors are, not how they come
     about. On sinusoids, whose grid acts like a noise of 0.011, an s below 0.02 means nothing.
     """
+    if list(grid) != sorted(grid):
+        raise ValueError(f"grid must rise, not {grid}")
     xs, ys = sample_prompts(function_class, rng, n_prompts, n_points)
     z = rng.standard_normal(ys.shape)
     learner = np.stack([(bayes(function_class, s)(xs, ys + s * z) - ys) ** 2 for s in grid])
     low = value = high = np.nan
+    predictions = predictor(xs, ys)
+    if np.shape(predictions) != ys.shape:
+        raise ValueError(f"the predictor must return {ys.shape}, not {np.shape(predictions)}")
     if min(ys.shape) > 1:
-        excess = (learner - (predictor(xs, ys) - ys) ** 2)[:, :, 1:].mean(2)  # (grid, B)
+        excess = (learner - (predictions - ys) ** 2)[:, :, 1:].mean(2)  # (grid, B)
         mean, margin = excess.mean(1), 1.96 * excess.std(1, ddof=1) / np.sqrt(n_prompts)
         curves = np.maximum.accumulate([mean + margin, mean, mean - margin], axis=1)
         # Where each crosses zero, sought at -1e-12: of a stretch at zero, that finds the start.

@@ -113,14 +113,14 @@ def attention(qkv, n_head):
     dp = dy v^T,  ds = p (dp - sum over keys of p dp);  as y = p v, that sum is y . dy.
     Source: Vaswani et al. 2017, arXiv 1706.03762, section 3.2.
     """
-    B, T, C = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
-    D = C // n_head
+    B, T = qkv.shape[:2]
 
     def split(a):  # (B, T, C) -> (B, H, T, D), a view
-        return a.reshape(B, T, n_head, D).swapaxes(1, 2)
+        return a.reshape(B, T, n_head, -1).swapaxes(1, 2)
 
     q, k, v = (split(a) for a in np.split(qkv, 3, axis=2))
-    q = q * D**-0.5
+    scale = q.shape[3] ** -0.5
+    q = scale * q
     s = q @ k.swapaxes(2, 3)  # (B, H, queries, keys)
     s += np.triu(np.full((T, T), -np.inf, qkv.dtype), 1)  # forbids keys after the query
     s -= s.max(axis=3, keepdims=True)
@@ -135,12 +135,12 @@ def attention(qkv, n_head):
         dp = dy @ v.swapaxes(2, 3)  # (B, H, queries, keys)
         dp -= np.einsum("bhtd,bhtd->bht", y, dy)[..., None]
         ds = np.multiply(p, dp, out=dp)
-        np.matmul(ds, k * D**-0.5, out=dq)
+        np.matmul(ds, scale * k, out=dq)
         np.matmul(ds.swapaxes(2, 3), q, out=dk)  # q is scaled already
         np.matmul(p.swapaxes(2, 3), dy, out=dv)
         return dqkv
 
-    return y.swapaxes(1, 2).reshape(B, T, C), backward
+    return y.swapaxes(1, 2).reshape(B, T, -1), backward
 
 
 # ------------------------------------------------------------------------------------- the model
@@ -268,7 +268,7 @@ def chunks(xs, *others):
 def check_prompts(xs, ys, n_dims=None, n_points=math.inf):
     """ValueError, saying what is wrong, unless xs (B, N, d) and ys (B, N) can be prompts."""
     for name, a in (("xs", xs), ("ys", ys)):
-        kind = getattr(a, "dtype", type(a).__name__)
+        kind = "masked" if hasattr(a, "mask") else getattr(a, "dtype", type(a).__name__)
         if kind not in (np.float32, np.float64):
             raise ValueError(f"{name} must be a float32 or float64 array, not {kind}")
         if not np.isfinite(a).all():
@@ -341,8 +341,12 @@ class Adam:
     def update(self, params, grads):
         """One step, in place; returns the factor by which the gradients were scaled.
 
-        Raises FloatingPointError, before anything is changed, if their norm is not finite.
+        Before anything is changed, raises ValueError if a gradient is missing or has a wrong shape,
+        FloatingPointError if their norm is not finite.
         """
+        for name, p in params.items():
+            if name not in grads or grads[name].shape != p.shape:
+                raise ValueError(f"the gradient of {name} is missing or not {p.shape}")
         norm = math.sqrt(sum(float(np.vdot(g, g)) for g in grads.values()))
         if not math.isfinite(norm):
             raise FloatingPointError(f"the gradient's norm is {norm}")
@@ -439,6 +443,8 @@ def load_checkpoint(path, optimizer=None):
     Nothing in the file can run code. Raises Refused, in one line that names the file, where it is
     damaged or not what it should be; then nothing has been restored.
     """
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise Refused(f"{path} is not a regular file")  # a pipe would be waited for
     data = Path(path).read_bytes()
     state = optimizer.state if optimizer else {}
     try:

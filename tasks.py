@@ -43,6 +43,7 @@ class DenseLinear:
     n_dims: int
 
     def __post_init__(self):
+        _plain_numbers(self)
         _check_count("n_dims", self.n_dims)
 
     def sample(self, rng, batch_size):
@@ -61,6 +62,7 @@ class SparseLinear:
     nnz: int
 
     def __post_init__(self):
+        _plain_numbers(self)
         _check_count("n_dims", self.n_dims)
         _check_count("nnz", self.nnz, self.n_dims)
 
@@ -92,6 +94,7 @@ class Sinusoid:
     n_dims = 1
 
     def __post_init__(self):
+        _plain_numbers(self)
         for name in ("shape", "scale", "frequency"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
@@ -173,6 +176,7 @@ class ConvexCombination:
     weight: float
 
     def __post_init__(self):
+        _plain_numbers(self)
         if not 0 <= self.weight <= 1:
             raise ValueError(f"weight must lie in [0, 1], not {self.weight}")
         _check_dims((self.first, self.second))
@@ -215,19 +219,33 @@ def narrow(function_class, n_dims):
 def sample_prompts(function_class, rng, batch_size, n_points):
     """Fresh prompts: xs (B, N, d) ~ N(0, I), ys (B, N) = f(xs), one new f a prompt; both float32.
 
-    All randomness comes from `rng`, a numpy.random.Generator.
+    All randomness comes from `rng`, a numpy.random.Generator. ValueError where f(xs) is amiss.
     """
     _check_count("batch_size", batch_size)
     _check_count("n_points", n_points)
     f = function_class.sample(rng, batch_size)
     xs = rng.standard_normal((batch_size, n_points, function_class.n_dims), np.float32)
-    return xs, f(xs).astype(np.float32)
+    ys = np.asarray(f(xs))
+    if ys.shape != xs.shape[:2] or ys.dtype.kind not in "fiu":
+        raise ValueError(f"f(xs) of {function_class} must be {xs.shape[:2]} real numbers, "
+                         f"not {ys.shape} of {ys.dtype}")
+    with np.errstate(over="ignore"):
+        ys = ys.astype(np.float32)
+    if not np.isfinite(ys).all():
+        raise ValueError(f"f(xs) of {function_class} must be finite in float32")
+    return xs, ys
 
 
-def _check_count(name, value, most=None):
-    if not isinstance(value, (int, np.integer)) or value < 1 or (most and value > most):
-        raise ValueError(f"{name} must be an integer from 1{f' to {most}' if most else ''}"
-                         f"{'' if most else ' up'}, not {value!r}")
+def _plain_numbers(function_class):
+    """NumPy's numbers become Python's: a class's text must not depend on NumPy's version."""
+    for name, value in vars(function_class).items():
+        if isinstance(value, np.generic):
+            object.__setattr__(function_class, name, value.item())
+
+
+def _check_count(name, value, most=math.inf):
+    if not isinstance(value, (int, np.integer)) or not 1 <= value <= most:
+        raise ValueError(f"{name} must be an integer from 1 to {most}, not {value!r}")
 
 
 def _check_dims(classes):
