@@ -9,6 +9,7 @@ students would write comes from the program or course/answers. Left out: a block
 "not run", and what it would print; README's commands; most of the 3,000 steps of its training loop;
 and its numbers outside the lesson, which are the record's.
 """
+import argparse
 import re
 import shutil
 import subprocess
@@ -129,6 +130,7 @@ def exercise_table():
 
 LAB = "course/lab.md"
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
     wrong = exercise_table()
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "program"

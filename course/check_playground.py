@@ -6,6 +6,7 @@ It says what it measured or, in one line, what failed: then the exit status is 1
 self-check is read from the DOM that Chromium dumps. The rest is asked over the DevTools protocol.
 At the end playground.py makes a page of a checkpoint elsewhere, which takes half a minute.
 """
+import argparse
 import json
 import os
 import re
@@ -174,7 +175,10 @@ def drive(browser, url):
 
 def main():
     """Check the page; the first failure ends it."""
-    page = Path(sys.argv[1]) if sys.argv[1:] else Path(__file__).with_name("playground.html")
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("page", nargs="?", type=Path,
+                        default=Path(__file__).with_name("playground.html"))
+    page = parser.parse_args().page
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     check(chromium and page.exists(), f"Chromium shows {page}")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:

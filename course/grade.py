@@ -154,7 +154,7 @@ def grade(folder, exercise):
             student = Student(folder, module)
             result |= {"output": check(student) or "ok", "score": points}
         except Exception as error:
-            result["output"] = " ".join(f"{error}".split()) or type(error).__name__
+            result["output"] = " ".join(f"{error}"[:500].split()) or type(error).__name__
         if student:
             student.process.kill()
         yield result
@@ -172,6 +172,7 @@ def main():
 
     parser.error = refuse
     a = parser.parse_args()
+    sys.stdout.reconfigure(errors="backslashreplace")  # students' errors may hold any letter
     if not __debug__:
         refuse("python -O leaves out the checks; run it without")
     if not a.folder.is_dir():
