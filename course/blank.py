@@ -17,8 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = "icl", "tasks", "baselines", "train"
-MODELS = ("sparse/dense", "sparse/sparse", "sparse/mixture",
-          "sine/linear", "sine/sinusoid", "sine/mixture")  # that the tests read
+OTHERS = "results/*.py", "results/small/*/*.npz"  # that the tests read
 CONFTEST = """# Tells pytest, where it runs in another folder, to leave this copy's tests alone.
 import os
 collect_ignore = [] if os.path.samefile(os.getcwd(), os.path.dirname(__file__)) else ["test_icl.py"]
@@ -74,15 +73,15 @@ try:
     known = {f"{m}.{node.name}" for m in MODULES for node in functions(texts[m])}
     if unknown := sorted({*a.names} - known):
         refuse(f"no function is called {' or '.join(unknown)}; a name is like icl.attention")
-    models = {f"results/small/{m}.npz": (ROOT / f"results/small/{m}.npz").read_bytes()
-              for m in MODELS}
+    others = {str(path.relative_to(ROOT)): path.read_bytes() for pattern in OTHERS
+              for path in ROOT.glob(pattern) if path.is_file()}
     out = a.out or free_folder(a.names)
     out.mkdir(parents=True)
 except FileExistsError:
     refuse(f"{out} exists; name another folder, such as --out {out}-2")
 except (OSError, SyntaxError, UnicodeDecodeError) as error:
     refuse(error)
-files = {f"{m}.py": blanked(m, text, a.names).encode() for m, text in texts.items()} | models
+files = {f"{m}.py": blanked(m, text, a.names).encode() for m, text in texts.items()} | others
 files |= {"conftest.py": CONFTEST.encode(), ".gitignore": b"*\n"}  # git leaves the copy alone, too
 try:
     for name, content in files.items():
