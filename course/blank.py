@@ -1,51 +1,98 @@
 """Copy the program into a new folder, with some functions blanked for you to write again.
 
-    python course/blank.py icl.linear icl.layernorm     into the folder `blank`
+    python course/blank.py icl.linear icl.layernorm     into blank/linear, next time linear-2
     python course/blank.py icl.attention --out blank/5  into another folder, which must be new
     python course/blank.py --out blank/1                a whole copy, nothing blanked
 
 Of a blanked function, the signature and the first paragraph of its docstring stay. Its tests in
-the copy fail until it is written again: python blank/test_icl.py linear layernorm
+the copy fail until it is written again.
 """
 import argparse
 import ast
+import os
+import re
 import shutil
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-FILES = ("*.py", "results/*.py", "results/small/*/*.npz")  # all that the tests read
+MODULES = "icl", "tasks", "baselines", "train"
+OTHERS = "results/*.py", "results/small/*/*.npz"  # that the tests read
+CONFTEST = """# Tells pytest, where it runs in another folder, to leave this copy's tests alone.
+import os
+collect_ignore = [] if os.path.samefile(os.getcwd(), os.path.dirname(__file__)) else ["test_icl.py"]
+"""
 
 
 def refuse(why):
     """Say in one line what is wrong, and end with exit status 2."""
-    print(f"blank.py: error: {why}", file=sys.stderr)
-    sys.exit(2)
+    parser.exit(2, f"blank.py: error: {' '.join(str(why).splitlines())}\n")
+
+
+def blanked(module, text, names):
+    """The text of a module with the functions called module.function blanked."""
+    lines = text.split("\n")
+    for node in reversed(functions(text)):  # from the end up, so that line numbers stay right
+        name, first = f"{module}.{node.name}", node.body[0]
+        if name in names:
+            body = [f'    raise NotImplementedError("write {name} again")']
+            if ast.get_docstring(node):
+                doc = lines[first.lineno - 1:first.end_lineno]
+                body = ([*doc[:doc.index("")], '    """'] if "" in doc else doc) + body
+            lines[first.lineno - 1:node.end_lineno] = body
+    return "\n".join(lines)
+
+
+def functions(text):
+    return [node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)]
+
+
+def free_folder(names):
+    """blank/linear for icl.linear; blank/linear-2 if that is there, and so on."""
+    folder, number = ROOT / "blank" / (names[0].split(".")[-1] if names else "whole"), 2
+    path = folder
+    while os.path.lexists(path):
+        path, number = Path(f"{folder}-{number}"), number + 1
+    return path
+
+
+def test_words(names, tests):
+    """What to give test_icl.py: words that choose the functions' tests, or nothing for all."""
+    words = [name.split(".")[-1].strip("_") for name in names]
+    return words if all(re.search(f"def test_.*{word}", tests) for word in words) else []
 
 
 parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+parser.error = refuse
 parser.add_argument("names", nargs="*", metavar="module.function", help="such as icl.attention")
-parser.add_argument("--out", type=Path, default=ROOT / "blank", help="default: %(default)s")
+parser.add_argument("--out", type=Path, help="a new folder, by default blank/FUNCTION")
 a = parser.parse_args()
-if a.out.exists():
-    refuse(f"{a.out} exists; name another folder with --out")
-modules = {path.stem: path.read_text(encoding="utf-8").split("\n") for path in ROOT.glob("*.py")}
-found = {f"{module}.{node.name}": node for module, lines in modules.items()
-         for node in ast.parse("\n".join(lines)).body if isinstance(node, ast.FunctionDef)}
-if unknown := [name for name in a.names if name not in found]:
-    refuse(f"no function is called {' or '.join(unknown)}; a name is like icl.attention")
-for name in sorted(set(a.names), key=lambda name: -found[name].lineno):  # a file from its end up
-    node, lines = found[name], modules[name.split(".")[0]]
-    body, first = [f'    raise NotImplementedError("write {name} again")'], node.body[0]
-    if ast.get_docstring(node):
-        doc = lines[first.lineno - 1:first.end_lineno]
-        body = ([*doc[:doc.index("")], '    """'] if "" in doc else doc) + body
-    lines[first.lineno - 1:node.end_lineno] = body
-for path in [path for pattern in FILES for path in ROOT.glob(pattern)]:
-    copy = a.out / path.relative_to(ROOT)
-    copy.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(path, copy)
-for module, lines in modules.items():
-    (a.out / f"{module}.py").write_text("\n".join(lines), encoding="utf-8")
-(a.out / ".gitignore").write_text("*\n")  # git leaves the copy alone
-print(a.out)
+sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold what cannot be printed
+try:
+    texts = {m: (ROOT / f"{m}.py").read_text(encoding="utf-8") for m in (*MODULES, "test_icl")}
+    known = {f"{m}.{node.name}" for m in MODULES for node in functions(texts[m])}
+    if unknown := sorted({*a.names} - known):
+        refuse(f"no function is called {' or '.join(unknown)}; a name is like icl.attention")
+    others = {str(path.relative_to(ROOT)): path.read_bytes() for pattern in OTHERS
+              for path in ROOT.glob(pattern) if path.is_file()}
+    out = a.out or free_folder(a.names)
+    out.mkdir(parents=True)
+except FileExistsError:
+    refuse(f"{out} exists; name another folder, such as --out {out}-2")
+except (OSError, SyntaxError, UnicodeDecodeError) as error:
+    refuse(error)
+files = {f"{m}.py": blanked(m, text, a.names).encode() for m, text in texts.items()} | others
+files |= {"conftest.py": CONFTEST.encode(), ".gitignore": b"*\n"}  # git leaves the copy alone, too
+try:
+    for name, content in files.items():
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_bytes(content)
+except OSError as error:  # a full disk
+    shutil.rmtree(out, ignore_errors=True)
+    refuse(error)
+shown = os.path.relpath(out)
+if a.names:
+    print(f"{shown} is a copy without {', '.join(a.names)}. Write again what is missing, then:")
+    print(f"python {shown}/test_icl.py", *test_words(a.names, texts["test_icl"]))
+else:
+    print(f"{shown} is a whole copy")

@@ -4,7 +4,9 @@
 
 It says what it measured or, in one line, what failed: then the exit status is 1. The page's
 self-check is read from the DOM that Chromium dumps. The rest is asked over the DevTools protocol.
+At the end playground.py makes a page of a checkpoint elsewhere, which takes half a minute.
 """
+import argparse
 import json
 import os
 import re
@@ -24,6 +26,23 @@ SHUFFLES = """["line", "sinusoid", "half"].flatMap((kind) => [1, 2, 3].map((numb
   $("shuffle").click();
   return [far(bayes, curves.bayes), far(model, curves.model)];
 }))"""
+# Scrolls a control to the window's lower edge: is the whole figure in sight above it?
+IN_SIGHT = """((control) => {
+  control.scrollIntoView({block: "end"});
+  const box = document.querySelector("figure").getBoundingClientRect();
+  return box.top >= 0 && box.bottom <= control.getBoundingClientRect().top + 1;
+})"""
+# After a shuffle and a label dragged away, does "Set up" bring back the prompt as it was drawn?
+SET_UP = """(() => {
+  const button = document.querySelector("li button"), state = () => JSON.stringify(points);
+  button.click();
+  const fresh = state();
+  form.examples.value = 9; form.drag.value = "free"; points[2].y = 7; update();
+  $("shuffle").click();
+  const changed = state();
+  button.click();
+  return changed != fresh && state() == fresh;
+})()"""
 measured = []
 
 
@@ -73,12 +92,49 @@ class Browser:
         return result["result"].get("value")
 
 
+def size(browser, width, height):
+    """A window of this size, of a phone if it is narrow."""
+    browser("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1,
+            mobile=width < 500)
+
+
+def write_beside_a_checkpoint():
+    """playground.py CHECKPOINT, run elsewhere: the page is beside it, the tracked one unchanged."""
+    here = Path(__file__).resolve().parent
+    before = (here / "playground.html").read_bytes()
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copy(here.parent / "results/small/sine/mixture.npz", Path(folder, "mine.npz"))
+        subprocess.run([sys.executable, here / "playground.py", "mine.npz"], cwd=folder,
+                       stdout=subprocess.DEVNULL)
+        check(Path(folder, "mine.html").exists(), "playground.py mine.npz wrote mine.html")
+    check((here / "playground.html").read_bytes() == before, "it left the tracked page alone")
+
+
 def drive(browser, url):
     """Open the page, shuffle, drag and press keys as a student would, and check what follows."""
     browser("Page.navigate", url=url)
     while not browser.js("document.readyState == 'complete' && location.href != 'about:blank'"):
         pass
     check(browser.js("performance.getEntriesByType('resource').length") == 0, "no request was made")
+    apart = browser.js("dot(LAW, curves.model.map((y, i) => (y - curves.bayes[i]) ** 2)) ** 0.5")
+    check(apart > 0.2, f"it opens where the curves are {apart:.2f} apart (bound 0.2)")
+    period = browser.js("2 * Math.PI / 5 / (QUERIES[1] - QUERIES[0])")
+    check(period > 40, f"{period:.0f} points a period at frequency 5 (bound 40)")
+    cells = browser.js("[...document.querySelectorAll('td')].map((cell) => cell.textContent)")
+    check(len(cells) == 12 and all(re.fullmatch(r"\d+\.\d{4}", cell) for cell in cells),
+          f"{len(cells)} errors stand in tables")
+    links = "[...document.links].every((a) => document.querySelector(a.getAttribute('href')))"
+    check(browser.js(links), "every link leads to a place in the page")
+    for width, height in ((1280, 800), (375, 667)):
+        size(browser, width, height)
+        for name in ("form.noise", "form.frequency"):
+            check(browser.js(f"{IN_SIGHT}({name})"),
+                  f"{width} x {height}: the figure is in sight at {name}")
+    check(browser.js(f"{IN_SIGHT}([...document.querySelectorAll('li button')].pop())"),
+          "on a phone it is in sight at the last question")
+    browser("Emulation.clearDeviceMetricsOverride")
+    browser.js("scrollTo(0, 0)")
+    check(browser.js(SET_UP), "'Set up' restores order and labels")
     bayes, model = zip(*browser.js(SHUFFLES))
     check(max(bayes) < 1e-9 and min(model) > 1e-6, f"9 shuffles moved Bayes by at most "
           f"{max(bayes):.0e} (bound 1e-9), and the model by at least {min(model):.0e}")
@@ -102,18 +158,27 @@ def drive(browser, url):
     browser("Input.dispatchKeyEvent", type="keyDown", key="ArrowLeft")
     check(browser.js(f"points[{last}].x") < after, "an arrow key moved it further")
 
+    corner = "(({left, bottom}) => [left + 20, bottom - 5])($('plot').getBoundingClientRect())"
+    x, y = browser.js(corner)  # beside the tick labels, where no handle is
+    mouse("mousePressed", x)
+    mouse("mouseMoved", x + 300)
+    mouse("mouseReleased", x + 300)
+    check(browser.js("getSelection().toString()") == "", "a missed grab selects no text")
+
     nodes = browser("Accessibility.getFullAXTree")["nodes"]
     names = [node["name"]["value"] for node in nodes if node.get("role", {}).get("value") in ROLES]
     check(len(names) > 20 and all(names), f"{len(names)} controls, all with accessible names")
-    browser("Emulation.setDeviceMetricsOverride", width=360, height=800, deviceScaleFactor=1,
-            mobile=True)
+    size(browser, 360, 800)
     check(browser.js("document.documentElement.scrollWidth") == 360, "360 pixels are wide enough")
     browser("Browser.close")
 
 
 def main():
     """Check the page; the first failure ends it."""
-    page = Path(sys.argv[1]) if sys.argv[1:] else Path(__file__).with_name("playground.html")
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("page", nargs="?", type=Path,
+                        default=Path(__file__).with_name("playground.html"))
+    page = parser.parse_args().page
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     check(chromium and page.exists(), f"Chromium shows {page}")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
@@ -125,6 +190,7 @@ def main():
             value = float(off.get(name, "nan"))
             check(value <= bound, f"{name}: off by at most {value:.0e} (bound {bound:g})")
         drive(Browser(command), url)
+    write_beside_a_checkpoint()
     print("\n".join(measured))
 
 

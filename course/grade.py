@@ -1,0 +1,199 @@
+"""Grade a student's folder: run each exercise's checks on it, and say the points.
+
+    python course/grade.py blank/5 5                   exercise 5, which was written in blank/5
+    python course/grade.py blank                       all: exercise N in blank/N, if that is there
+    python course/grade.py blank --json results.json   the same, for Gradescope
+
+A student's file runs in a process of its own and sends back numbers alone. They are judged here, in
+the repository's program and by its test_icl.py, so what the file prints, patches or ends changes
+nothing. It may not write files or read the original of what it should hold. Only the file that the
+exercise names is graded. This stops shortcuts, not attackers: keep strangers' code in a container.
+"""
+import argparse
+import contextlib
+import functools
+import io
+import json
+import multiprocessing
+import os
+import pickle
+import re
+import sys
+import time
+import types
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SECONDS, MEMORY = 60, 4 << 30  # bytes; at most, for one check
+POINTS = 10  # for an exercise; its checks share them
+HIDDEN = "course", ".git"  # where a student's file may not read
+HARMLESS = "os.listdir", "os.scandir", "os.putenv"  # of what a process can ask of the system
+
+
+# -------------------------------------------------------------------------- the student's process
+
+def serve(connection, folder, module):
+    """Import the student's file, then evaluate in it what is asked, until the process is killed."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for descriptor in range(3):
+        os.dup2(nowhere, descriptor)  # what it prints is not looked at
+    os.chdir(ROOT)
+    sys.path[:] = [str(folder), *sys.path, str(ROOT)]
+    import numpy  # before the student's folder can put another in its place
+    with contextlib.suppress(ImportError):  # Windows has none
+        import resource
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    sys.addaudithook(functools.partial(guard, folder, module))
+    kept, names = {}, {}  # the last 100 functions that were sent; what the file defines
+
+    class Answer(pickle.Pickler):
+        def persistent_id(self, value):  # a function is sent as the expression that stands for it
+            if isinstance(value, (types.FunctionType, types.MethodType, functools.partial)):
+                number = max(kept, default=-1) + 1
+                kept[number] = value
+                kept.pop(number - 100, None)
+                return f"kept[{number}]"
+
+    def answer(work, *question):
+        try:
+            values = packed(work(*question))
+        except BaseException as error:  # sys.exit(), too
+            values = packed([f"{type(error).__name__}: {error}"])
+        connection.send_bytes(values)
+
+    def packed(values):
+        file = io.BytesIO()
+        Answer(file, protocol=4).dump(values)
+        return file.getvalue()
+
+    def begin():
+        names.update(vars(__import__(module)), kept=kept)
+        return None, ()
+
+    def call(code, arguments):
+        result = eval(code, names)(*arguments)
+        return result, [a if isinstance(a, (dict, numpy.ndarray)) else None for a in arguments]
+
+    answer(begin)
+    while True:
+        answer(call, *connection.recv())
+
+
+def guard(folder, module, event, arguments):
+    """Refuse the student's file to write, to start programs, and to open the original."""
+    if event == "open" and not isinstance(arguments[0], int):
+        path = Path(os.path.realpath(os.fsdecode(arguments[0])))
+        writes = arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        ours = path.is_relative_to(ROOT) and not path.is_relative_to(folder)
+        if writes or ours and (path.name.split(".")[0] == module
+                               or path.relative_to(ROOT).parts[0] in HIDDEN):
+            raise PermissionError(f"grade.py does not let it open {path}")
+    elif re.match("(os|subprocess|ctypes|shutil|socket)[.]", event) and event not in HARMLESS:
+        raise PermissionError(f"grade.py does not let it use {event}")
+
+
+class Student:
+    """The student's file in its process: student(code, *arguments) evaluates code and calls it."""
+    def __init__(self, folder, module):
+        spawn = multiprocessing.get_context("spawn")
+        self.connection, theirs = spawn.Pipe()
+        self.process = spawn.Process(target=serve, args=(theirs, folder, module), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.seconds = SECONDS  # left to wait for it
+        self.answer()  # once the file is imported
+
+    def __call__(self, code, *arguments):
+        self.connection.send((code, arguments))
+        result, after = self.answer()
+        for mine, theirs in zip(arguments, after):  # what it did to them
+            if isinstance(mine, dict):
+                mine.update(theirs)
+            elif theirs is not None and mine.tobytes() != theirs.tobytes():
+                mine[...] = theirs
+        return result
+
+    def answer(self):
+        begin = time.monotonic()
+        if not self.connection.poll(self.seconds):
+            raise AssertionError(f"no answer within {SECONDS} seconds")
+        try:
+            message = Numbers(io.BytesIO(self.connection.recv_bytes()))
+        except EOFError:
+            raise AssertionError("the student's file ended its process") from None
+        self.seconds -= min(self.seconds, time.monotonic() - begin)
+        message.student = self
+        result, *after = message.load()
+        if not after:
+            raise AssertionError(result)  # what went wrong there
+        return result, *after
+
+
+class Numbers(pickle.Unpickler):
+    """Reads numbers and arrays. Functions become calls to the student's process."""
+    def find_class(self, module, name):
+        allowed = "_reconstruct", "scalar", "ndarray", "dtype"
+        if module.split(".")[0] == "numpy" and name in allowed:
+            return super().find_class(module, name)
+        raise AssertionError(f"it returned a {name}, where numbers were asked for")
+
+    def persistent_load(self, code):
+        return functools.partial(self.student, code)
+
+
+def grade(folder, exercise):
+    """The results of an exercise's checks, as Gradescope reads them."""
+    if (folder / str(exercise)).is_dir():
+        folder /= str(exercise)
+    for module, name, check in CHECKS[exercise]:
+        points, student = POINTS / len(CHECKS[exercise]), None
+        result = {"name": f"{exercise} {name}", "score": 0, "max_score": points}
+        try:
+            if not (folder / f"{module}.py").exists():
+                raise FileNotFoundError(f"there is no {folder / module}.py")
+            student = Student(folder, module)
+            result |= {"output": check(student) or "ok", "score": points}
+        except Exception as error:
+            result["output"] = " ".join(f"{error}"[:500].split()) or type(error).__name__
+        if student:
+            student.process.kill()
+        yield result
+
+
+def main():
+    """Grade and print; exit status 2 if that cannot be done."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("exercises", nargs="*", type=int, metavar="exercise", help="1 to 11")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write Gradescope's results.json")
+
+    def refuse(why):
+        parser.exit(2, f"grade.py: error: {why}\n")
+
+    parser.error = refuse
+    a = parser.parse_args()
+    sys.stdout.reconfigure(errors="backslashreplace")  # students' errors may hold any letter
+    if not __debug__:
+        refuse("python -O leaves out the checks; run it without")
+    if not a.folder.is_dir():
+        refuse(f"{a.folder} is not a folder")
+    if unknown := {*a.exercises} - {*CHECKS}:
+        refuse(f"there is no exercise {min(unknown)}")
+    results = []
+    for exercise in a.exercises or CHECKS:
+        for result in grade(a.folder.resolve(), exercise):
+            results.append(result)
+            print("{score:4g} of {max_score:2g}  {name}: {output}".format(**result), flush=True)
+    total, most = (sum(r[key] for r in results) for key in ("score", "max_score"))
+    print(f"{total:4g} of {most:2g}")
+    if a.json:
+        try:
+            a.json.write_text(json.dumps({"tests": results}, indent=1), encoding="utf-8")
+        except OSError as error:
+            refuse(error)
+
+
+if __name__ == "__main__":
+    sys.dont_write_bytecode = True
+    from checks import CHECKS  # not in the student's process, which also reads this file
+    main()
