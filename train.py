@@ -758,7 +758,8 @@ def tables(e, on, noise):
     for shown in e.classes:
         curves = errors(on[f"icl-{shown}"], *models, "least squares", "Lasso", MIXED, OWN)
         lines.append(f"{shown + ' functions, examples':29s}" + "".join(f"{n:6d}" for n in places))
-        lines += [f"{p:29s}" + "".join(f"{error:6.2f}" for error in v.mean(0)[places])
+        lines += [f"{p:29s}" + "".join(f"{error:6.2f}" if error < 99 else f"{error:6.0f}"
+                                       for error in v.mean(0)[places])
                   for p, v in curves.items()] + [""]
     values = [f"{m} {s:.3f} ({low:.3f} to {high:.3f})" for m, (s, low, high) in noise.items()]
     return [*lines, f"effective label noise: {', '.join(values) or 'no model is trained'}", ""]
