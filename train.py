@@ -8,14 +8,17 @@
     python train.py --small         two hours on a laptop: the paper's findings, measured
     python train.py                 the paper's size: 12 layers, 256 channels
 
-Each of two experiments, "sparse" and "sine", trains a model on each of two function classes (the
-specialists) and one on their 50:50 mixture. Then all predictors, trained or computed, are evaluated
-on fresh prompts, the same for all. Each figure stands with the claims that are read off it, the
-paper's (arXiv 2311.00871) and some of our own.
+An experiment trains a model on each of two function classes (the specialists) and one on their
+50:50 mixture. What predicts is a *predictor*: these models, and what nobody trained, such as least
+squares or the exact optimum. Three stages, with files between them, work on what is there:
 
-In this order: sizes and experiments, training, processes, statistics, evaluation, drawing, main.
-Models train side by side, each in a process of its own on one core. Whatever ends a run, the same
-command goes on from its last checkpoints.
+    train      a model        -> OUT/EXPERIMENT/MODEL.npz
+    measure    a predictor    -> OUT/EXPERIMENT/PREDICTOR.predictions.npz
+    show       predictions    -> figures, results.csv, report.html, tables on the terminal
+
+A fourth, results/claims.py, judges from the predictions whether the paper (arXiv 2311.00871) is
+right. Models train side by side, each in a process of its own on one core. Whatever ends a run, the
+same command goes on from its last checkpoints.
 """
 import os
 
@@ -25,22 +28,27 @@ for _name in ("OPENBLAS_NUM", "MKL_NUM", "OMP_NUM", "VECLIB_MAXIMUM"):  # read b
 import argparse
 import contextlib
 import html
+import io
+import json
 import math
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.resource_tracker
 import platform
 import shlex
 import shutil
 import signal
 import sys
+import tempfile
+import threading
 import time
 import traceback
 import warnings
 import zlib
 from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from statistics import NormalDist
 
 import numpy as np
 
@@ -70,7 +78,7 @@ class Size:
     warmup: int = 100
     curriculum: float = 0.0   # share of the sparse experiment's steps that `lesson` makes easier
     first_dims: int = 5       # where it begins
-    prompts: int = 2000       # to evaluate on; half as many for each class of a sweep
+    prompts: int = 2000       # to evaluate on; half as many for each place of a sweep
 
 
 SIZES = {
@@ -81,28 +89,25 @@ SIZES = {
     "paper": Size(12, 8, 256, n_dims=20, nnz=2, sparse_points=41, sparse_steps=3000,
                   sine_points=41, sine_steps=1500, curriculum=0.1),
 }
+EXPERIMENTS = "sine", "sparse"  # in the order of the report
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """Two classes of functions, and models that are trained on one of them or on a mixture.
+    """Which models are trained, on what, and what they are asked afterwards.
 
-    classes: name -> function class. pretraining: name of a model -> what it is trained on.
-    steps: of training a specialist. curriculum: the share of them that `lesson` makes easier. at: the numbers of examples at which sweeps measure.
-    models: name -> predictor, which `evaluate` loads. noise: name -> effective label noise and its
-    95% interval, which `run` fills in before there are figures.
+    A sweep asks what no model was trained on: name of the sweep -> place on its x axis -> class.
     """
     name: str
-    classes: dict
-    pretraining: dict
     size: Size
+    classes: dict      # name -> function class
+    pretraining: dict  # name of a model -> the class or mixture that it is trained on
     n_points: int
-    steps: int
-    at: list
+    steps: int         # of training a specialist
+    at: list           # the numbers of examples after which sweeps measure
+    sweeps: dict = field(default_factory=dict)
     seed: int = 0
-    curriculum: float = 0.0
-    models: dict = field(default_factory=dict)
-    noise: dict = field(default_factory=dict)
+    curriculum: float = 0.0  # share of the steps that `lesson` makes easier
 
     @property
     def mixture(self):
@@ -120,596 +125,446 @@ class Experiment:
 
 
 def make_experiment(name, size, seed=0):
-    """The experiment of that name at a size.
-
-    "sparse" and "sine" are the paper's: two specialists and a 50:50 mixture. "shares" asks of the
-    sine classes whether a model selects as Bayes does when one class was rare in pretraining.
-    """
+    """The paper's experiment of that name, "sparse" or "sine", at a size."""
     if size.prompts < 2 or size.batch < 1:
         raise ValueError("prompts must be 2 or more, and batch 1 or more")
     if name == "sparse":
-        classes = {"dense": DenseLinear(size.n_dims), "sparse": SparseLinear(size.n_dims, size.nnz)}
-        n_points, steps = size.sparse_points, size.sparse_steps
-        at = [min(size.n_dims // 2 + 1, n_points - 1)]  # too few for least squares
+        d, n_points, steps = size.n_dims, size.sparse_points, size.sparse_steps
+        classes = {"dense": DenseLinear(d), "sparse": SparseLinear(d, size.nnz)}
+        at = [min(d // 2 + 1, n_points - 1)]  # too few for least squares
+        sweeps = {"nnz": {k: SparseLinear(d, k) for k in range(1, d + 1)}}
         curriculum = size.curriculum
     else:
+        n_points, steps, curriculum = size.sine_points, size.sine_steps, 0.0  # 1 dim is 1 dim
         classes = {"linear": DenseLinear(1), "sinusoid": Sinusoid()}
-        n_points, steps = size.sine_points, size.sine_steps
         at = list(range(1, n_points))[-5:]  # the last five
-        curriculum = 0.0  # one dim cannot be fewer
-    mixture = lambda *weights: Mixture(tuple(classes.values()), weights)
-    pretraining = classes | {"mixture": mixture(0.5, 0.5)}
-    if name == "shares":
-        pretraining = {"rare-linear": mixture(0.1, 0.9), "equal": mixture(0.5, 0.5),
-                       "rare-sinusoid": mixture(0.9, 0.1)}
-    return Experiment(name, classes, pretraining, size, n_points, steps, at, seed,
+        weights = np.linspace(0, 1, 11).tolist()
+        common_and_rare = 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0
+        sweeps = {"weights": {w: ConvexCombination(*classes.values(), w) for w in weights},
+                  "frequency": {w: Sinusoid(frequency=w) for w in common_and_rare}}
+    pretraining = classes | {"mixture": Mixture(tuple(classes.values()))}
+    return Experiment(name, size, classes, pretraining, n_points, steps, at, sweeps, seed,
                       curriculum)
 
 
 # -------------------------------------------------------------------------------------- training
 
+SAVE_SECONDS = 30  # between checkpoints
+
+
 @dataclass(frozen=True)
-class Run:
-    """A model to be trained: which one of which experiment, for how long, and kept where."""
+class Predictor:
+    """What predicts in an experiment, and its files. One with steps is a model, to be trained."""
     experiment: Experiment
-    model: str
+    name: str
     steps: int
-    path: Path
+    path: Path  # of the checkpoint; the predictions file is beside it
 
     @property
-    def name(self):
-        return f"{self.experiment.name}/{self.model}"
+    def label(self):
+        return f"{self.experiment.name}/{self.name}"
 
     @property
-    def function_class(self):
-        return self.experiment.pretraining[self.model]
+    def predictions(self):
+        return self.path.with_suffix(".predictions.npz")
 
     @property
     def settings(self):
+        """What its files must have been made with."""
         e = self.experiment
-        return {"experiment": e.name, "model": self.model, "seed": e.seed, "steps": self.steps,
-                "class": str(self.function_class), **asdict(e.config),
+        return {"experiment": e.name, "model": self.name, "seed": e.seed, "steps": self.steps,
+                "class": str(e.pretraining.get(self.name)), **asdict(e.config),
                 **{k: getattr(e.size, k) for k in ("batch", "lr", "matrix_lr", "warmup")},
                 **({"curriculum": e.curriculum, "first_dims": e.size.first_dims}
                    if e.curriculum else {})}
 
-    def initial(self):  # stream 0 of a model draws its initial parameters
-        return icl.init_params(self.experiment.config, self.experiment.stream(self.model, 0))
+    def refuse_others(self, path, made):
+        """icl.Refused, by name, if a file was made with other settings."""
+        for name in [*self.settings, "curriculum"]:
+            if made.get(name) != (value := self.settings.get(name)):
+                raise icl.Refused(f"{path} was made with {name} = {made.get(name)}, not {value}: "
+                                  "choose another --out, or the same settings")
 
     def load(self, optimizer=None):
         """Parameters and extra of its checkpoint; icl.Refused if that is damaged or another's."""
         params, _, extra = icl.load_checkpoint(self.path, optimizer)
-        made = dict(extra.get("settings") or {})
-        for name, value in self.settings.items():
-            if made.get(name) != value:
-                raise icl.Refused(f"{self.path} was made with {name} = {made.get(name)}, not "
-                                  f"{value}: choose another --out, or the same settings")
+        self.refuse_others(self.path, dict(extra.get("settings") or {}))
         return params, extra
 
-    def finished(self):
-        return self.path.exists() and self.load()[1].get("step") == self.steps
+    def reached(self):
+        """The step that its checkpoint has reached; 0 without one."""
+        return self.load()[1].get("step", 0) if self.path.exists() else 0
 
-    def predictor(self):
-        """The trained model; before training has ended, the untrained one, for a rehearsal."""
-        e = self.experiment
-        params = self.load()[0] if self.finished() else self.initial()
-        return lambda xs, ys: icl.predict(params, e.config, xs, ys)
+    def finished(self):  # what nobody trains has 0 steps, and always is
+        return self.reached() == self.steps
 
 
-def runs_of(e, out):
-    """The runs of an experiment's models. With twice the steps, a 50:50 mixture model sees as
-    many prompts of a class as that class's specialist."""
-    return [Run(e, m, e.steps * (1 + isinstance(c, Mixture)), out / e.name / f"{m}.npz")
-            for m, c in e.pretraining.items()]
+def predictors_of(e, out):
+    """All predictors of an experiment. With twice the steps, a 50:50 mixture model sees as many
+    prompts of a class as that class's specialist."""
+    steps = {m: e.steps * (1 + isinstance(c, Mixture)) for m, c in e.pretraining.items()}
+    computed = "least squares", "Lasso", MIXED, OWN, *(f"optimum of {m}" for m in e.classes)
+    return [Predictor(e, name, steps.get(name, 0), out / e.name / f"{name.replace(' ', '-')}.npz")
+            for name in [*steps, *computed]]
 
 
-def lesson(run, progress):
+def lesson(model, progress):
     """What to train on when a share `progress` of the steps is done: function class, n_points.
 
     The curriculum of Garg et al. (arXiv 2208.01066, `src/curriculum.py` of their code): at first
     functions depend on few dims, d' of them, and prompts are short, 2d' + 1 points at most.
     """
-    e, d, first = run.experiment, run.experiment.config.n_dims, run.experiment.size.first_dims
-    if progress >= e.curriculum or first >= d:
-        return run.function_class, e.n_points
-    dims = first + int(progress / e.curriculum * (d - first))  # first to d - 1, equally long each
-    return narrow(run.function_class, dims), min(e.n_points, 2 * dims + 1)
+    e, c = model.experiment, model.experiment.pretraining[model.name]
+    first, last = e.size.first_dims, e.size.n_dims
+    if progress >= e.curriculum or first >= last:
+        return c, e.n_points
+    dims = first + int(progress / e.curriculum * (last - first))  # each, but the last, equally long
+    return narrow(c, dims), min(e.n_points, 2 * dims + 1)
 
 
-def training_batch(run, progress, rng):
+def training_batch(model, progress, rng):
     """Prompts of the present lesson and their weights in the loss: xs (B, N, d), ys, w (B, N)."""
-    function_class, n_points = lesson(run, progress)
-    xs, ys = sample_prompts(function_class, rng, run.experiment.size.batch, n_points)
-    weights = icl.loss_weights(xs, ys)
-    absent = run.experiment.config.n_dims - xs.shape[2]
-    return np.pad(xs, ((0, 0), (0, 0), (0, absent))), ys, weights  # inputs not used are zero
+    function_class, n_points = lesson(model, progress)
+    xs, ys = sample_prompts(function_class, rng, model.experiment.size.batch, n_points)
+    absent = model.experiment.config.n_dims - xs.shape[2]  # inputs that are zero
+    return np.pad(xs, ((0, 0), (0, 0), (0, absent))), ys, icl.loss_weights(xs, ys)
 
 
-def least_loss(function_class, n_points, rng):
-    """The mean weighted loss of the exact optimum, which no training can fall below."""
-    xs, ys = sample_prompts(function_class, rng, 2000, n_points)
-    return np.mean(icl.loss_weights(xs, ys) * (baselines.bayes(function_class)(xs, ys) - ys) ** 2)
-
-
-def points_until(run):
-    """(steps + 1,): how many points the prompts of the first 0, 1, 2, ... steps have, each one."""
-    return np.cumsum([0] + [lesson(run, step / run.steps)[1] for step in range(run.steps)])
-
-
-def train(run, save_seconds, progress, slot):
+def train(model, save_seconds=math.inf, report=None):
     """Train a model to its end, going on from its checkpoint if there is one.
 
-    Three numbers of `progress`, from index slot on, tell the parent process the steps so far, the
-    loss minus the optimum's, and the seconds per point. Saves about every save_seconds; ends early
-    when the parent is gone.
+    After each step, report(step, loss minus the optimum's, seconds so far) says whether to go on.
+    What was reached is saved at the end, and about every save_seconds.
     """
-    e, size = run.experiment, run.experiment.size
-    params = run.initial()
-    rng = e.stream(run.model, "training prompts")
+    e, size, present = model.experiment, model.experiment.size, None
+    params = icl.init_params(e.config, e.stream(model.name, 0))
+    rng = e.stream(model.name, "training prompts")
     optimizer = icl.Muon(params, size.lr, size.matrix_lr, clip=1.0)
-    losses, seconds = [], 0.0  # of every step; of all steps together
-    if run.path.exists():
-        params, extra = run.load(optimizer)
+    losses, over, seconds = [], [], 0.0  # of every step; minus the optimum's; of all steps together
+    if model.path.exists():
+        params, extra = model.load(optimizer)
         losses, seconds, rng.bit_generator.state = extra["losses"], extra["seconds"], extra["rng"]
 
     def save():
-        every = max(1, run.steps // 200)  # losses averaged into one row of the training curve
+        if (reached := model.reached()) > len(losses):
+            raise icl.Refused(f"{model.path} is at step {reached:,}, this run only at "
+                              f"{len(losses):,}: another run trains the same model")
+        every = max(1, model.steps // 200)  # losses averaged into one row of the training curve
         rows = [f"{i},{np.mean(losses[i - every:i]):.9g}\n"
                 for i in range(every, len(losses) + 1, every)]
-        icl.write_whole(run.path.with_suffix(".csv"), "".join(["step,loss\n", *rows]).encode())
-        done = len(losses) == run.steps  # then no training state is still needed
+        icl.write_whole(model.path.with_suffix(".csv"), "".join(["step,loss\n", *rows]).encode())
+        done = len(losses) == model.steps  # then no training state is still needed
         state = {} if done else {"losses": losses, "rng": rng.bit_generator.state}
-        icl.save_checkpoint(run.path, params, e.config, None if done else optimizer,
-                            step=len(losses), seconds=seconds, settings=run.settings, **state)
+        icl.save_checkpoint(model.path, params, e.config, None if done else optimizer,
+                            step=len(losses), seconds=seconds, settings=model.settings, **state)
 
-    run.path.parent.mkdir(parents=True, exist_ok=True)
+    model.path.parent.mkdir(parents=True, exist_ok=True)
     save()  # so that what prevents saving is reported now
-    saved, cost, parent = time.monotonic(), 0.0, multiprocessing.parent_process()
-    over, present, points = [], None, points_until(run)  # over: the losses minus the optimum's
-    for step in range(len(losses), run.steps):
-        start, progress_made = time.monotonic(), step / run.steps
-        if lesson(run, progress_made) != present:
-            present = lesson(run, progress_made)
-            optimum = least_loss(*present, e.stream(run.model, "optimum"))
-        schedule = min(1, (step + 1) / size.warmup) * (1 - progress_made)
+    saved, cost, go_on = time.monotonic(), 0.0, True
+    while len(losses) < model.steps and go_on:
+        start, progress = time.monotonic(), len(losses) / model.steps
+        if lesson(model, progress) != present:
+            present = c, n_points = lesson(model, progress)
+            xs, ys = sample_prompts(c, e.stream(model.name, "optimum"), 2000, n_points)
+            optimum = np.mean(icl.loss_weights(xs, ys) * (baselines.bayes(c)(xs, ys) - ys) ** 2)
+        schedule = min(1, (len(losses) + 1) / size.warmup) * (1 - progress)
         optimizer.lr, optimizer.matrix_lr = size.lr * schedule, size.matrix_lr * schedule
-        xs, ys, weights = training_batch(run, progress_made, rng)
+        batch = training_batch(model, progress, rng)
         try:
             with np.errstate(all="ignore"):  # the optimiser says where numbers are not finite
-                loss = icl.train_step(params, e.config, optimizer, xs, ys, weights)
+                losses.append(icl.train_step(params, e.config, optimizer, *batch))
         except FloatingPointError as error:
-            raise icl.Refused(f"{run.name} diverged at step {step + 1} with seed {e.seed}: "
-                              f"{error}; lower the learning rates of the Size") from error
-        losses.append(loss)
-        over.append(loss - optimum)
+            raise icl.Refused(f"{model.label} diverged at step {len(losses) + 1} with seed "
+                              f"{e.seed}: {error}; lower the Size's learning rates") from error
+        over.append(losses[-1] - optimum)
         now = time.monotonic()
         seconds += now - start
-        progress[slot:slot + 3] = step + 1, np.mean(over[-50:]), seconds / points[step + 1]
-        if parent is not None and not parent.is_alive():
-            return
+        go_on = report is None or report(len(losses), np.mean(over[-50:]), seconds)
         if now - saved > max(save_seconds, 60 * cost):  # saving takes less than 2% of the time
             save()
             saved, cost = time.monotonic(), time.monotonic() - now
     save()
 
 
-SAVE_SECONDS = 30  # between checkpoints
+def train_job(model, save_seconds, progress_path, row):
+    """`train` in a process of its own; its numbers go to a row of a file that the parent reads.
 
-
-def train_all(runs, processes):
-    """Train the runs side by side, the longest first, with one status line for all."""
-    runs = sorted(runs, key=lambda run: -run.experiment.n_points * run.steps)
-    progress = multiprocessing.get_context("spawn").Array("d", 3 * len(runs), lock=False)
-    points = [points_until(run) for run in runs]  # a step's time grows with its prompts' points
-
-    def status(working):
-        step, over, pace = np.reshape(progress, (-1, 3)).T
-        left = np.array([total[-1] - total[int(done)] for total, done in zip(points, step)])
-        left = max(left.sum() / len(working), left.max())  # shared evenly, or the longest run's
-        seconds = timedelta(seconds=round(max(pace[i] for i in working) * left))
-        return (f"{seconds} left; " if seconds else "") + ", ".join(
-            f"{runs[i].name} {step[i]:,.0f}/{runs[i].steps:,d} {over[i]:+.3f}" for i in working)
-
-    side_by_side([(train, run, SAVE_SECONDS, progress, 3 * i) for i, run in enumerate(runs)],
-                 processes, status)
-
-
-# ------------------------------------------------------------------------------------- processes
-
-def side_by_side(jobs, processes, status):
-    """The results of jobs (function, *arguments), each in a process of its own, in their order.
-
-    status(indices of the jobs under way) is what to show meanwhile. An icl.Refused or OSError of a
-    job is raised here. An error or Ctrl-C ends the other processes.
+    When the parent ends it (SIGTERM) or is gone, it saves the step that it has reached.
     """
-    spawn, pause = multiprocessing.get_context("spawn"), 0.2 if sys.stdout.isatty() else 10
-    waiting, working, results = list(enumerate(jobs)), {}, [None] * len(jobs)
-    try:
-        while waiting or working:
-            while waiting and len(working) < processes:
-                i, job = waiting.pop(0)
-                receiver, sender = spawn.Pipe(duplex=False)
-                process = spawn.Process(target=work, args=(sender, *job), daemon=True)
-                handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the child inherits this
-                process.start()
-                signal.signal(signal.SIGINT, handler)
-                sender.close()  # so that the pipe ends with the process
-                working[receiver] = i, process
-            for receiver in multiprocessing.connection.wait(list(working), pause):
-                i, process = working[receiver]
-                with contextlib.suppress(EOFError):
-                    results[i] = receiver.recv()
-                process.join()
-                del working[receiver]
-                if process.exitcode:  # a negative one: killed; this error is an OSError, too
-                    raise ChildProcessError(f"a process ended with exit code {process.exitcode}; "
-                                            "unless it said why, the same command goes on")
-                if isinstance(results[i], Exception):
-                    raise results[i]
-            if working:
-                show_status(status([i for i, _ in working.values()]))
-    finally:
-        show_status("")
-        for _, process in working.values():
-            process.terminate()
-            process.join()
-    return results
+    progress, ended = np.memmap(progress_path, np.float64, "r+").reshape(-1, 3), []
+    signal.signal(signal.SIGTERM, lambda *_: ended.append(True))
+
+    def report(*numbers):
+        progress[row] = numbers
+        return multiprocessing.parent_process().is_alive() and not ended
+
+    train(model, save_seconds, report)
 
 
-def work(sender, function, *arguments):
-    """A job in its process: send the parent its result, or the error that it should report."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        result = function(*arguments)
-    except (icl.Refused, OSError) as e:
-        result = e
-    with contextlib.suppress(BrokenPipeError):  # the parent was killed
-        sender.send(result)
+def train_all(models, processes):
+    """Train the models side by side, the longest first, with one status line for all."""
+    models = sorted(models, key=lambda model: -model.experiment.n_points * model.steps)
+    points = [np.cumsum([0] + [lesson(model, step / model.steps)[1] for step in range(model.steps)])
+              for model in models]  # of all prompts after 0, 1, 2, ... steps
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        path = Path(folder) / "progress"
+        progress = np.memmap(path, np.float64, "w+", shape=(len(models), 3))
+        progress[:, 0] = [model.reached() for model in models]
+
+        def status(done, working):
+            step, over, seconds = progress.T
+            read = np.array([p[int(i)] for p, i in zip(points, step)])
+            left, begun = np.array([p[-1] for p in points]) - read, seconds > 0
+            text = f"{done}/{len(models)} done"
+            if begun.any():  # a point takes as long as so far; models are shared out evenly
+                pace = seconds[begun].sum() / read[begun].sum()
+                seconds_left = round(pace * max(left.max(), left.sum() / processes))
+                text += f", {timedelta(seconds=seconds_left)} left"
+            for i in working:
+                now = f"{step[i] / models[i].steps:.0%} {over[i]:+.3f}" if begun[i] else "starts"
+                text += f"{',' if i != working[0] else ':'} {models[i].label} {now}"
+            return text
+
+        side_by_side([(train_job, model, SAVE_SECONDS, path, i) for i, model in enumerate(models)],
+                     processes, status)
 
 
-def say(text, end="\n"):
-    """Print; a stdout that is closed, broken or lacks a letter must not end a run."""
-    try:
-        encoding = sys.stdout.encoding or "ascii"
-        print(text.encode(encoding, "replace").decode(encoding), end=end, flush=True)
-    except (AttributeError, OSError, ValueError):  # None, if it was closed from the start
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # nobody reads on
+# ------------------------------------------------------------------------------------- measuring
 
-
-def show_status(text):
-    """A line that renews itself on a terminal, and a plain one elsewhere."""
-    if sys.stdout.isatty():
-        say(f"{text[:shutil.get_terminal_size().columns - 1]}\x1b[K\r", end="")
-    elif text:
-        say(text)
-
-
-# ------------------------------------------------------------------------------------ statistics
-
-Z = 1.96  # a 95% interval reaches this many standard errors to each side
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A number, the half width of its 95% interval over prompts, and the bound on it, if any."""
-    what: str
-    value: float
-    margin: float
-    at_least: float = -math.inf
-    at_most: float = math.inf
-
-    @property
-    def verdict(self):
-        """With a bound: "holds" if the whole interval lies within, "undecided" if it crosses."""
-        if self.at_least == -math.inf and self.at_most == math.inf:
-            return "measured"
-        low, high = self.value - self.margin, self.value + self.margin
-        if self.at_least <= low and high <= self.at_most:
-            return "holds"
-        return "does not hold" if high < self.at_least or low > self.at_most else "undecided"
-
-    @property
-    def number(self):
-        rounded = lambda v, digits: f"{float(f'{v:.{digits}g}'):g}"  # 210, not 2.1e+02
-        bound = f" (at least {self.at_least:g})" if self.at_least > -math.inf else ""
-        bound += f" (at most {self.at_most:g})" if self.at_most < math.inf else ""
-        return f"{rounded(self.value, 3)} ± {rounded(self.margin, 2)}{bound}"
-
-
-def mean(what, values, **bound):
-    """Measure of the mean over prompts of values (B,)."""
-    return Measure(what, values.mean(), Z * values.std(ddof=1) / math.sqrt(len(values)), **bound)
-
-
-def ratio(what, a, b, **bound):
-    """Measure of mean(a) / mean(b) over prompts, its interval by the delta method."""
-    r = a.mean() / b.mean()
-    return Measure(what, r, mean("", a - r * b).margin / b.mean(), **bound)
-
-
-def farthest(what, values, **bound):
-    """|Mean| of that column of values (B, X) whose mean is farthest from 0, of those without nan.
-
-    Picked from many, it has a wider interval: all columns' intervals hold at once (Bonferroni).
-    """
-    sizes = [mean(what, v if v.mean() > 0 else -v, **bound) for v in values.T
-             if not np.isnan(v).any()]
-    worst = max(sizes, key=lambda m: m.value)
-    return replace(worst, margin=worst.margin * NormalDist().inv_cdf(1 - 0.025 / len(sizes)) / Z)
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A claim, and what was measured of it. It holds where every measure with a bound does.
-
-    known_at_small: it held in the committed runs of the small size. So tiny, or a run with --steps,
-    says "not yet" until it does.
-    """
-    text: str
-    measures: list
-    known_at_small: bool = False
-
-    @property
-    def decisive(self):
-        order = ["does not hold", "undecided", "holds", "measured"]
-        return min(self.measures, key=lambda m: order.index(m.verdict))
-
-    def verdict(self, smaller):
-        verdict = self.decisive.verdict
-        return "not yet" if smaller and self.known_at_small and verdict != "holds" else verdict
-
-
-# ------------------------------------------------------------------------------------ evaluation
-
-OWN, MIXED = "optimum for these functions", "optimum of the mixture"
-# The Bayes optimum that believes labels to have noise s, the mixture model's effective label noise
-# (in `selection`, each model's own). It also reads labels with noise s added, except in sweeps.
+TRUTH, OWN, MIXED = "true function", "optimum for these functions", "optimum of the mixture"
+# The optimum that believes labels to have noise s, a model's effective label noise. On sheets with
+# a noise, it also reads labels with s times that noise added.
 NOISY = "noisy ideal learner"
+PICTURES = {"functions-1": ("a line", 1.0), "functions-2": ("a sinusoid", 0.0),
+            "functions-3": ("half of each", 0.5)}  # sheet: title, weight of the line
 
+
+@dataclass(frozen=True)
+class Sheet:
+    """Prompts for all predictors. Predictions are kept after the numbers of examples in `at`."""
+    xs: np.ndarray  # (B, N, d)
+    ys: np.ndarray  # (B, N)
+    at: list
+    computed: dict  # name -> predictor, of those that nobody trained
+    noise: np.ndarray | float = 0.0
+
+    @property
+    def truth(self):
+        return np.float64(self.ys[:, self.at])
+
+    @property
+    def mark(self):
+        """What a file keeps, to tell whether its predictions are for these prompts."""
+        return f"{np.mean(self.truth**2):.3g}"
+
+
+def sheets_of(e):
+    """Name -> Sheet: all that predictors are asked in an experiment."""
+    sheets, every, mixed = {}, list(range(e.n_points)), {MIXED: baselines.bayes(e.mixture)}
+    optima = {f"optimum of {shown}": baselines.bayes(c) for shown, c in e.classes.items()}
+    simple = {"least squares": baselines.least_squares}
+    for shown, c in e.classes.items():
+        xs, ys = sample_prompts(c, e.stream(f"icl-{shown}"), e.size.prompts, e.n_points)
+        noise = e.stream(f"icl-{shown}", "label noise").standard_normal(ys.shape)
+        sheets[f"icl-{shown}"] = Sheet(xs, ys, every, mixed | simple | optimum(c) | {
+            "Lasso": partial(tuned_lasso, e, shown)}, noise)
+        xs, ys = sample_prompts(c, e.stream("selection", shown), e.size.prompts, e.n_points)
+        noise = e.stream("selection noise", shown).standard_normal(ys.shape)
+        sheets[f"selection-{shown}"] = Sheet(xs, ys, every, mixed | optima, noise)
+    for sweep, classes in e.sweeps.items():
+        for x, c in classes.items():
+            xs, ys = sample_prompts(c, e.stream(sweep, x), max(2, e.size.prompts // 2),
+                                    e.at[-1] + 1)
+            sheets[f"{sweep}-{x:g}"] = Sheet(xs, ys, e.at, mixed | optimum(c) | (
+                simple if sweep == "nnz" else {}))
+    for name, (title, weight) in PICTURES.items() if e.mixture.n_dims == 1 else ():
+        c, rng = ConvexCombination(*e.classes.values(), weight), e.stream("functions", title)
+        f, n = c.sample(rng, 1), min(10, e.n_points - 1)  # one function, n examples of it, and
+        examples, grid = rng.uniform(-2.2, 2.2, n), np.linspace(-2.5, 2.5, 101)  # 101 queries
+        xs = np.float32([[*examples, x] for x in np.float32(grid)])[..., None]  # (101, n + 1, 1)
+        ys = np.float32(f(xs.reshape(1, -1, 1)).reshape(len(grid), -1))
+        sheets[name] = Sheet(xs, ys, [n], mixed)
+    return sheets
+
+
+def optimum(c):
+    """{OWN: the exact optimum of a class}, or {} where it has too many hypotheses for that."""
+    with contextlib.suppress(ValueError):
+        return {OWN: baselines.bayes(c)}
+    return {}
+
+
+def tuned_lasso(e, shown, xs, ys):
+    """The Lasso with the best alpha for each number of examples, found on other prompts."""
+    alphas = baselines.tune_lasso(e.classes[shown], e.stream(f"icl-{shown}", "lasso"), e.n_points,
+                                  n_prompts=min(300, e.size.prompts))
+    return baselines.lasso(xs, ys, alphas)
+
+
+def measure(e, name, model=None):
+    """What a predictor answers: facts about it, and an array (B, A) for each sheet.
+
+    With a trained model goes its noisy ideal learner, under SHEET/noisy.
+    """
+    sheets = sheets_of(e)
+    facts = {"size": asdict(e.size), "marks": {key: s.mark for key, s in sheets.items()}}
+    if model is None:
+        return facts, {key: np.float32(s.computed[name](s.xs, s.ys)[:, s.at])
+                       for key, s in sheets.items() if name in s.computed}
+    c, arrays = e.pretraining[name], {}
+    noise, interval, _ = baselines.effective_noise(model, c, e.stream("noise", name), e.n_points,
+                                                   min(1000, e.size.prompts))
+    believed = float(np.nan_to_num(noise, nan=1.0, posinf=1.0))  # 1: the largest that is tried
+    learner = baselines.bayes(c, believed)
+    for key, s in sheets.items():
+        arrays[key] = np.float32(model(s.xs, s.ys)[:, s.at])
+        if isinstance(c, Mixture) or np.ndim(s.noise):  # a specialist's: on ICL curves alone
+            arrays[f"{key}/noisy"] = np.float32(learner(s.xs, s.ys + believed * s.noise)[:, s.at])
+    return facts | {"noise": (noise, *interval)}, arrays
+
+
+def measure_job(p):
+    """Measure a predictor in a process of its own, and write its predictions file."""
+    model, made = None, {"settings": p.settings}
+    if p.steps:
+        params, extra = p.load()
+        if extra["step"] != p.steps:  # another run put it there meanwhile
+            raise icl.Refused(f"{p.path} is not trained to its end")
+        model, made["seconds"] = partial(icl.predict, params, p.experiment.config), extra["seconds"]
+    facts, arrays = measure(p.experiment, p.name, model)
+    packed = io.BytesIO()
+    np.savez(packed, header=np.array(json.dumps(facts | made)), **arrays)
+    p.path.parent.mkdir(parents=True, exist_ok=True)
+    icl.write_whole(p.predictions, packed.getbuffer())
+
+
+def read_predictions(path):
+    """The facts and arrays of a predictions file; icl.Refused if it is no such file."""
+    try:
+        with np.load(path, allow_pickle=False) as npz:
+            arrays = dict(npz)
+        facts = json.loads(str(arrays.pop("header")))
+        facts["size"], facts["marks"], facts["settings"]  # an error, if they are not there
+    except Exception as error:  # whatever a stranger's file can cause
+        raise icl.Refused(f"{path} is not a predictions file that can be used: "
+                          f"{str(error) or repr(error)}".split("\n")[0]) from error
+    return facts, arrays
+
+
+def is_due(p, sheets):
+    """Whether a predictor is to be measured, once or again. Only a finished model ever is."""
+    finished = p.finished()
+    if not p.predictions.exists():
+        return finished
+    facts, _ = read_predictions(p.predictions)
+    p.refuse_others(p.predictions, facts["settings"])
+    newer = p.path.exists() and p.path.stat().st_mtime > p.predictions.stat().st_mtime
+    return finished and (newer or facts["marks"] != {key: s.mark for key, s in sheets.items()})
+
+
+def arrange(e, measured):
+    """What figures are made of, from the facts and arrays of each predictor that is measured.
+
+    on: sheet -> predictor -> predictions (B, A), and under TRUTH what is right; predictions for
+    other prompts are left out. noise: model -> effective label noise and its interval's ends.
+    """
+    sheets, noise = sheets_of(e), {}
+    on = {key: {TRUTH: sheet.truth} for key, sheet in sheets.items()}
+    for name, (facts, arrays) in measured.items():
+        shown = f"{name} model" if name in e.pretraining else name
+        learner = NOISY if name == "mixture" else f"{NOISY} of {name}"
+        for key, predictions in arrays.items():
+            key, _, noisy = key.partition("/")
+            if key in sheets and sheets[key].mark == facts["marks"].get(key):
+                on[key][learner if noisy else shown] = np.float64(predictions)
+        if "noise" in facts:
+            noise[name] = facts["noise"]
+    return on, noise
+
+
+# --------------------------------------------------------------------------------------- figures
 
 @dataclass
 class Figure:
-    """What one figure shows, and the claims read off it.
-
-    values: (predictor, functions shown) -> squared error on each of B prompts at X places, (B, X).
-    Along an ICL curve the places are numbers of examples; along a sweep each place has its own
-    prompts. Where it is not the squared error, `ylabel` says what it is.
-    """
+    """lines: predictor -> values (B, X) on B prompts at X places; their means are drawn."""
     name: str
     title: str
+    caption: str     # what to look for
     xlabel: str
-    x: np.ndarray              # (X,)
-    values: dict
+    x: np.ndarray    # (X,)
+    lines: dict
     ylabel: str = "squared error"
-    claims: list = field(default_factory=list)
-    log: str = ""              # axes with a logarithmic scale: "x", "y" or "xy"
-    backdrop: tuple = ()       # a label, and (X,) to be drawn behind the lines
-    dots: tuple = ()           # (x, y) of points to be drawn
-
-    def mean(self, key):
-        return self.values[key].mean(0)
-
-    def margin(self, key):
-        v = self.values[key]
-        return Z * v.std(0, ddof=1) / math.sqrt(len(v)) if len(v) > 1 else np.zeros(v.shape[1])
+    log: str = ""         # axes with a logarithmic scale: "x", "y" or "xy"
+    backdrop: tuple = ()  # a label, and (X,) to be drawn behind the lines
+    dots: tuple = ()      # (x, y) of points to be drawn
 
 
-def on(shown, errors, models):
-    """A Figure's values from errors by predictor: the model "dense" is shown as "dense model"."""
-    return {(f"{p} model" if p in models else p, shown): v for p, v in errors.items()}
+def mean_and_error(values):
+    """Mean over prompts of values (B, X), and its standard error: (X,) each."""
+    spread = values.std(0, ddof=1) if len(values) > 1 else np.zeros(values.shape[1])
+    return values.mean(0), spread / math.sqrt(len(values))
 
 
-def noise_of(e, model):
-    """The effective label noise of a model: value, (low, high). See baselines.effective_noise."""
-    return baselines.effective_noise(e.models[model], e.pretraining[model],
-                                     e.stream("noise", model), e.n_points,
-                                     min(1000, e.size.prompts))[:2]
+def figures_of(e, on, sheets):
+    """All figures of an experiment."""
+    figures = [picture(on[name], sheets[name], name) for name in PICTURES if name in on]
+    for figures_of_class in (icl_figures, selection_figures):
+        figures += [f for shown in e.classes for f in figures_of_class(e, on, shown)]
+    figures += [f for name in e.sweeps for f in sweep_figures(e, on, name)]
+    return [f for f in figures if f.lines]
 
 
-def noisy_learner(e, model="mixture"):
-    """(learner, s): the ideal learner that believes in s, a model's effective label noise."""
-    s = float(np.nan_to_num(e.noise[model][0], nan=1.0, posinf=1.0))  # 1: the largest s tried
-    return baselines.bayes(e.pretraining[model], s), s
+def picture(at, sheet, name):
+    """One function, and what the mixture model predicts everywhere from ten examples of it."""
+    return Figure(
+        name, f"Learned from {sheet.at[0]} examples: {PICTURES[name][0]}",
+        "Dots are the examples in the prompt. Does the model follow the function between them?",
+        "x", sheet.xs[:, -1, 0],
+        {p: at[p].T for p in (TRUTH, "mixture model", MIXED) if p in at},
+        "f(x)", dots=tuple(zip(sheet.xs[0, :-1, 0], sheet.ys[0, :-1])))
 
 
-def noise_measure(e, model, **bound):
-    """Measure of a model's effective label noise; its margin is the interval's longer side."""
-    value, (low, high) = e.noise[model]
-    margin = max(high - value, value - low) if math.isfinite(value) else 0.0
-    return Measure(f"effective label noise of the {model} model", value, margin, **bound)
+def errors(at, *predictors):
+    """Predictor -> squared errors, of those that were asked."""
+    return {p: (at[p] - at[TRUTH]) ** 2 for p in predictors if p in at}
 
 
-def residual(what, a, b, **bound):
-    """Measure of how far apart two error curves (B, N) are: rms over positions 2 to N."""
-    difference = (a - b)[:, 1:]
-    curve = difference.mean(0)
-    rms = math.sqrt(np.mean(curve**2)) + 1e-12
-    # The samples below average to mean(curve^2) / rms = rms, and spread as rms does (delta method).
-    return mean(what, (difference * curve).mean(1) / rms, **bound)
+def mixture_models(e):
+    return [f"{m} model" for m in e.pretraining if m not in e.classes]
 
 
-def span(numbers):
-    """Increasing numbers in words: "2 to 7", or "5" if there is only one."""
-    return " to ".join(str(n) for n in sorted({numbers[0], numbers[-1]}))
-
-
-def icl_curves(e, shown, other):
-    """Errors by number of examples on the class `shown`: a model, its optima, other predictors."""
-    name, c = f"icl-{shown}", e.classes[shown]
-    alphas = baselines.tune_lasso(c, e.stream(name, "lasso"), e.n_points,
-                                  n_prompts=min(300, e.size.prompts))
-    predictors = e.models | {
-        "least squares": baselines.least_squares,
-        "Lasso": lambda xs, ys: baselines.lasso(xs, ys, alphas),
-        MIXED: baselines.bayes(e.mixture), OWN: baselines.bayes(c)}
-    xs, ys = sample_prompts(c, e.stream(name), e.size.prompts, e.n_points)
-    errors = {p: (predict(xs, ys) - ys) ** 2 for p, predict in predictors.items()}  # (B, N) each
-    learner, s = noisy_learner(e)
-    noisy_labels = ys + s * e.stream(name, "label noise").standard_normal(ys.shape)
-    errors[NOISY] = (learner(xs, noisy_labels) - ys) ** 2
-    average = {p: v.mean(1) for p, v in errors.items()}  # (B,) each, over the numbers of examples
-    ours, our_curves, half = average["mixture"], errors["mixture"], e.n_points // 2
-    from_two = slice(min(2, e.n_points - 1), None)
-    halves = {"early": slice(1, max(2, half)), "late": slice(half, None)}
-    figure = lambda kind, title, *lines: Figure(
-        f"{kind}-{shown}", f"{shown.capitalize()} functions: {title}", "examples in the prompt",
-        np.arange(e.n_points), on(shown, {p: errors[p] for p in lines}, e.models))
-    f = figure("icl", "a model and its optimum", "mixture", shown, MIXED, NOISY)
-    g = figure("others", "other predictors", "mixture", other, "least squares", "Lasso", OWN)
-    f.claims = [
-        Claim(f"near-optimal on {shown} functions", [
-            noise_measure(e, "mixture", at_most=0.10),
-            residual(f"its curve beside the {NOISY}'s", our_curves, errors[NOISY], at_most=0.03),
-            residual("beside the exact optimum's", our_curves, errors[MIXED]),
-            *(ratio(f"times that learner's error, {when}", our_curves[:, part].mean(1),
-                    errors[NOISY][:, part].mean(1)) for when, part in halves.items()),
-            mean("excess over the optimum of the mixture", ours - average[MIXED])],
-            known_at_small=True),
-        Claim(f"no extra cost on {shown} functions for not knowing the class", [
-            ratio("times the specialist's error", ours, average[shown], at_most=1.1),
-            ratio("times it from 2 examples on", our_curves[:, from_two].mean(1),
-                  errors[shown][:, from_two].mean(1)),
-            ratio("the optimum pays", average[MIXED], average[OWN]),
-            noise_measure(e, "mixture"), noise_measure(e, shown)],
-            known_at_small=shown == "dense")]
-    g.claims = [
-        Claim(f"the {other} specialist fails on {shown} functions", [
-            ratio("times the mixture model's error", average[other], ours, at_least=2)],
-            known_at_small=True)]
-    if shown == "dense":
-        g.claims.append(Claim("as good as least squares on dense functions", [
-            ratio("times their error", ours, average["least squares"], at_most=1.1)]))
-    if shown == "sparse":
-        g.claims.append(Claim("better than least squares, as good as the Lasso on sparse ones", [
-            ratio("times the Lasso's error", ours, average["Lasso"], at_most=1),
-            ratio("times least squares'", ours, average["least squares"], at_most=1)],
-            known_at_small=True))
-    return [f, g]
-
-
-def sweep(e, name, classes, predictors):
-    """How predictors do on X classes, a dict of place on the x axis -> function class.
-
-    Returns predictions[predictor] (B, X, A), after each of the A numbers of examples in e.at, and
-    errors[predictor] (B, X), the squared error averaged over these.
-    Three ideal learners go along: the optimum for the functions shown, where it can be enumerated
-    (else nan); that of the pretraining mixture, which is what perfect pretraining would predict;
-    and the noisy one, which here reads labels without noise.
-    """
-    predictions, targets = {}, []
-    predictors = predictors | {MIXED: baselines.bayes(e.mixture), NOISY: noisy_learner(e)[0]}
-    for x, c in classes.items():
-        xs, ys = sample_prompts(c, e.stream(name, x), max(2, e.size.prompts // 2), e.at[-1] + 1)
-        targets.append(ys[:, e.at])
-        try:
-            own = baselines.bayes(c)
-        except ValueError:  # more hypotheses than can be enumerated
-            own = lambda xs, ys: np.full_like(ys, np.nan)
-        for p, predict in (predictors | {OWN: own}).items():
-            predictions.setdefault(p, []).append(predict(xs, ys)[:, e.at])
-    predictions = {p: np.stack(v, 1) for p, v in predictions.items()}
-    ys = np.stack(targets, 1)
-    return predictions, {p: ((v - ys) ** 2).mean(2) for p, v in predictions.items()}
-
-
-def distances(predictions, places, control, x):
-    """How far the mixture model is from two ideal learners and a specialist, at x[places]."""
-    names = {NOISY: NOISY, MIXED: MIXED, control: f"{control} model"}
-    return [mean(f"at {x[i]:g}, squared distance to the {name}",
-                 ((predictions["mixture"] - predictions[p])[:, i] ** 2).mean(1))
-            for i in places for p, name in names.items()]
-
-
-def failure(shown, model, mixed, own, **bound):
-    """The claim that says whose failure it is: does the optimum of the mixture fail, too?"""
-    verb = "fails, too" if "at_least" in bound else "does not fail"
-    return Claim(f"at {shown} an ideal learner of the mixture {verb}", [
-        ratio("its excess over the optimum, as a share of the model's", mixed - own, model - own,
-              **bound)])
-
-
-def non_zeros(e):
-    """Errors on functions with any number of non-zeros, and how far apart predictions are."""
-    d = e.size.n_dims
-    x, shown = np.arange(1, d + 1), f"x of {d} non-zeros"
-    predictions, errors = sweep(e, "nnz", {k: SparseLinear(d, int(k)) for k in x},
-                        e.models | {"least squares": baselines.least_squares})
-    after = f"after {span(e.at)} examples"
-    f = Figure("nnz", f"From sparse to dense, {after}", f"non-zero coefficients of {d}", x,
-               on(shown, errors, e.models))
-    pairs = ("mixture", "dense"), ("mixture", "sparse"), ("dense", "sparse"), ("mixture", MIXED)
-    apart = {f"{a}-to-{b.split()[0]}": ((predictions[a] - predictions[b]) ** 2).mean(2)
-             for a, b in pairs}
-    g = Figure("nnz-distance", f"Whose predictions are they {after}?", f.xlabel, x,
-               on(shown, apart, ()), "squared distance")
-    # The paper looks at up to 7 of 20. There our optimum is nan from 6 on: too many hypotheses.
-    places = (x > e.size.nnz) & (x <= min(7, d - 1)) & ~np.isnan(errors[OWN]).any(0)
-    if places.any():
-        where = f"{span(x[places])} non-zeros"
-        average = lambda v: v[:, places].mean(1)
-        model, mixed, own = (average(errors[p]) for p in ("mixture", MIXED, OWN))
-        f.claims = [Claim(f"at {where} it leaves the optimum", [
-            mean("excess over the optimum for these functions", model - own, at_least=0.02),
-            *distances(predictions, np.flatnonzero(places)[:2], "dense", x)]),
-            failure(where, model, mixed, own, at_least=0.5)]
-        to_dense, to_sparse, between, _ = map(average, apart.values())  # as in pairs
-        g.claims = [Claim(f"at {where} its predictions lie between the specialists'", [
-            ratio("squared distance to the dense model, as a share of theirs", to_dense, between,
-                  at_most=1),
-            ratio("to the sparse model", to_sparse, between, at_most=1)], known_at_small=True)]
-    return [f, g]
-
-
-def weights(e):
-    """Between the two classes: errors at any weight w of w line + (1 - w) sinusoid."""
-    x = np.linspace(0, 1, 11)
-    classes = {w: ConvexCombination(*e.classes.values(), float(w)) for w in x}
-    predictions, errors = sweep(e, "weights", classes, e.models)
-    errors = {p: v / (x**2 + (1 - x) ** 2) for p, v in errors.items()}
-    at = lambda w, p="mixture": errors[p][:, round(10 * w)]  # (B,), at weight w
+def icl_figures(e, on, shown):
+    """Errors by number of examples, on functions of one class."""
+    at, others = on[f"icl-{shown}"], [f"{m} model" for m in e.classes if m != shown]
+    along = "examples in the prompt", np.arange(e.n_points)
     return [Figure(
-        "weights", f"Between the two classes, after {span(e.at)} examples",
-        "weight w of w line + (1 - w) sinusoid", x,
-        on("w line + (1 - w) sinusoid", errors, e.models),
-        "squared error / Var f", log="y", claims=[
-            Claim("the error rises from both classes to the combination", [
-                mean("at weight 0.2, minus the sinusoids'", at(0.2) - at(0), at_least=0),
-                mean("at weight 0.8, minus the lines'", at(0.8) - at(1), at_least=0)]),
-            Claim("it fails on half of each", [
-                mean("excess over the optimum there", at(0.5) - at(0.5, OWN), at_least=0.02),
-                ratio("times that on sinusoids", at(0.5), at(0)),
-                mean("the sinusoid specialist's error", at(0.5, "sinusoid")),
-                *distances(predictions, [5], "sinusoid", x)], known_at_small=True),
-            failure("half of each", at(0.5), at(0.5, MIXED), at(0.5, OWN), at_least=0.5)])]
+        f"icl-{shown}", f"{shown.capitalize()} functions: models and their optimum",
+        "The nearer the mixture model is to the specialist, the less it costs not to be told the "
+        "class. The optimum of the mixture is not told it, either.",
+        *along, errors(at, *mixture_models(e), f"{shown} model", MIXED, NOISY)), Figure(
+        f"others-{shown}", f"{shown.capitalize()} functions: other predictors",
+        "A model that selects the class leaves behind the specialist of another one.",
+        *along, errors(at, *mixture_models(e), *others, "least squares", "Lasso", OWN))]
 
 
-def frequencies(e):
-    """Sinusoids of any frequency, common and rare in pretraining."""
-    x = np.array([0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 4, 5, 7, 10])
-    models = {m: predict for m, predict in e.models.items() if m != "linear"}
-    classes = {w: Sinusoid(frequency=float(w)) for w in x}
-    predictions, errors = sweep(e, "frequency", classes, models)
-    density = e.classes["sinusoid"].density(x)
-    at = lambda i, p="mixture": errors[p][:, i]
-    times = lambda i, **bound: ratio(f"at {x[i]:.2g}, times that at {x[density.argmax()]:.2g}",
-                                     at(i), at(density.argmax()), **bound)
+def selection_figures(e, on, shown):
+    """Which class's optimum the predictions are like, by number of examples."""
+    at, (first, second) = on[f"selection-{shown}"], e.classes
+    there = {f"optimum of {first}", f"optimum of {second}"} <= at.keys()
     return [Figure(
-        "frequency", f"Common and rare frequencies, after {span(e.at)} examples",
-        "frequency (radians per unit of x)", x,
-        on("sinusoids of frequency x", errors, e.models), log="xy",
-        backdrop=("density in pretraining", density), claims=[
-            Claim("it fails at high frequencies, rare in pretraining", [
-                times(-1, at_least=10), times(0),
-                *distances(predictions, [9, 11, 13], "sinusoid", x)],  # at 3, 5, 10
-                known_at_small=True),
-            failure(f"frequency {x[-1]:.2g}", at(-1), at(-1, MIXED), at(-1, OWN), at_most=0.1)])]
+        f"selection-{shown}", f"{shown.capitalize()} functions: which class do predictions "
+        "resemble?", f"0: predictions are those of the optimum for {first} functions; 1: for "
+        f"{second} functions. No line where these two agree.", "examples in the prompt",
+        np.arange(1, e.n_points), {p: selection_weight(at, e.classes, p) for p in
+                                   [*mixture_models(e), MIXED, NOISY] if there and p in at},
+        f"weight on the {second} class")]
 
 
-def selection(e, *labels):
-    """The weight that models put on the second class, by number of examples, beside Bayes'.
+def selection_weight(at, classes, predictor):
+    """Samples (B, N - 1) of the weight that a predictor puts on the second class, one a prompt.
 
-    With a and b the optimal predictions for the two classes and m the model's, that weight is the w
-    that best mixes them into m:
+    With a and b the optimal predictions for the two classes and m the predictor's, that weight is
+    the w that best mixes them into m:
 
         minimise E (m - (1 - w) a - w b)^2:   w = E (m - a)(b - a) / E (b - a)^2  over prompts.
 
@@ -717,99 +572,54 @@ def selection(e, *labels):
     second class, so its own w is the mean of p, weighted in the same way by (b - a)^2. Where the
     two optima agree, E (b - a)^2 < 0.05, there is nothing to choose and no weight.
     """
-    mixtures = [m for m in e.models if isinstance(e.pretraining[m], Mixture)]
-    weights = {}  # a specialist has none: it has nothing to choose
-    for label in labels:
-        xs, ys = sample_prompts(e.classes[label], e.stream("selection", label), e.size.prompts,
-                                e.n_points)
-        z = e.stream("selection noise", label).standard_normal(ys.shape)
-        a, b = (baselines.bayes(c)(xs, ys) for c in e.classes.values())
-        step = (b - a)[:, 1:]  # (B, N - 1): from no example nothing can be told
-        power = np.where((step**2).mean(0) > 0.05, (step**2).mean(0), np.nan)
-
-        def weight_samples(m):  # (B, N - 1): their mean is w, their standard error w's
-            share = (m - a)[:, 1:] * step
-            w = share.mean(0) / power
-            return w + (share - w * step**2) / power
-
-        for model in mixtures:
-            learner, s = noisy_learner(e, model)
-            predictions = {"model": e.models[model](xs, ys),
-                           "posterior": baselines.bayes(e.pretraining[model])(xs, ys),
-                           "noisy learner": learner(xs, ys + s * z)}
-            weights |= {(f"{model} {who}", f"{label} functions"): weight_samples(m)
-                        for who, m in predictions.items()}
-    claims = []
-    for model in mixtures:
-        of = lambda who: np.hstack([weights[f"{model} {who}", f"{c} functions"] for c in labels])
-        posterior, learner = of("model") - of("posterior"), of("model") - of("noisy learner")
-        if not np.isnan(posterior).all():
-            claims.append(Claim(f"the {model} model selects a class as Bayes does", [
-                farthest("weight off the posterior's by", posterior, at_most=0.1),
-                farthest(f"off the {NOISY}'s by", learner)]))
-    known = ~np.isnan([w[0] for w in weights.values()]).all(0)  # nan in one prompt is nan in all
-    places = known.nonzero()[0].max(initial=0) + 1  # the figure ends where no weight is defined
-    return [Figure("selection" if len(labels) > 1 else f"selection-{labels[0]}",
-                   "Which class does it believe in?", "examples in the prompt",
-                   np.arange(1, places + 1), {k: w[:, :places] for k, w in weights.items()},
-                   f"weight on the {list(e.classes)[1]} class", claims)]
+    a, b = (at[f"optimum of {name}"] for name in classes)
+    step = (b - a)[:, 1:]  # (B, N - 1): from no example nothing can be told
+    power = np.where((step**2).mean(0) > 0.05, (step**2).mean(0), np.nan)
+    share = (at[predictor] - a)[:, 1:] * step
+    w = share.mean(0) / power
+    return w + (share - w * step**2) / power  # their mean is w, their standard error w's
 
 
-def predicted_functions(e):
-    """What the mixture model believes a line, a sinusoid and half of each look like.
-
-    Ten examples each, and a query at every place of a grid: prompts that differ in their last x.
-    """
-    grid, figures = np.linspace(-2.5, 2.5, 101, dtype=np.float32), []
-    n = min(10, e.n_points - 1)
-    for name, title, w in (("1", "a line", 1), ("2", "a sinusoid", 0), ("3", "half of each", 0.5)):
-        rng = e.stream("functions", title)
-        f = ConvexCombination(*e.classes.values(), float(w)).sample(rng, 1)
-        examples = rng.uniform(-2.2, 2.2, n)
-        xs = np.float32([[*examples, x] for x in grid])[..., None]  # (101, n + 1, 1)
-        ys = np.float32(f(xs.reshape(1, -1, 1)).reshape(len(grid), -1))
-        curves = {"true function": ys, "mixture model": e.models["mixture"](xs, ys),
-                  MIXED: baselines.bayes(e.mixture)(xs, ys)}
-        figures.append(Figure(
-            f"functions-{name}", f"Learned from {n} examples: {title}", "x", grid,
-            {(p, title): v[None, :, -1] for p, v in curves.items()}, "f(x)",
-            dots=tuple(zip(examples, ys[0, :-1]))))
-    return figures
+def sweep(e, on, name):
+    """Places (X,); predictor -> predictions (B, X, A), of those that were asked at all places."""
+    sheets = [on[f"{name}-{x:g}"] for x in e.sweeps[name]]
+    return np.array(list(e.sweeps[name])), {p: np.stack([at[p] for at in sheets], axis=1)
+                                            for p in sheets[0] if all(p in at for at in sheets)}
 
 
-EVALUATION = {  # experiment: its jobs, each a function and what it takes beside the experiment
-    "sparse": [(icl_curves, "sparse", "dense"), (icl_curves, "dense", "sparse"), (non_zeros,),
-               (selection, "dense", "sparse")],
-    "sine": [(icl_curves, "linear", "sinusoid"), (icl_curves, "sinusoid", "linear"),
-             (selection, "linear", "sinusoid"), (weights,), (frequencies,), (predicted_functions,)],
-    "shares": [(selection, "linear"), (selection, "sinusoid")],
-}
+def sweep_figures(e, on, name):
+    """Errors outside pretraining, and for "nnz" also how far apart predictions are."""
+    (x, at), d = sweep(e, on, name), e.size.n_dims
+    after = f"after {' to '.join(str(n) for n in sorted({e.at[0], e.at[-1]}))} examples"
+    models = [f"{m} model" for m in e.pretraining]
+    lines = {p: v.mean(2) for p, v in errors(at, *models, "least squares", MIXED, OWN).items()}
+    if name == "nnz":
+        apart = {p: (p, "mixture model") for p in ("dense model", "sparse model", MIXED)}
+        apart["between the specialists"] = "dense model", "sparse model"
+        along = f"non-zero coefficients of {d}", x
+        return [Figure(
+            "nnz", f"From sparse to dense, {after}", "Pretraining had functions with "
+            f"{e.size.nnz} and with all {d} non-zeros. In between, which specialist's error is "
+            "the mixture model's like?", *along, lines), Figure(
+            "nnz-distance", f"Whose predictions are they, {after}?", "How far others' predictions "
+            "are from the mixture model's. Near 0, it predicts as they do.", *along,
+            {key: ((at[p] - at[q]) ** 2).mean(2) for key, (p, q) in apart.items()
+             if p in at and q in at}, "squared distance")]
+    if name == "weights":
+        return [Figure(
+            "weights", f"Between the two classes, {after}", "Pretraining had only lines, at 1, and "
+            "sinusoids, at 0. In between models fail, and so does the optimum of the mixture.",
+            "weight w of w line + (1 - w) sinusoid", x,
+            {p: v / (x**2 + (1 - x) ** 2) for p, v in lines.items()}, "squared error / Var f", "y")]
+    return [Figure(
+        "frequency", f"Common and rare frequencies, {after}", "Grey: how common a frequency was "
+        "in pretraining. Where it was rare, models fail, and the optimum of the mixture does not.",
+        "frequency (radians per unit of x)", x,
+        {p: v for p, v in lines.items() if p != "linear model"}, log="xy",
+        backdrop=("density in pretraining", e.classes["sinusoid"].density(x)))]
 
 
-def evaluate(e, out, function, *arguments):
-    """Call one of the functions above with the models from `out`; a job of side_by_side."""
-    models = {run.model: run.predictor() for run in runs_of(e, out)}
-    return function(replace(e, models=models), *arguments)
-
-
-def rehearse(e, out):
-    """Evaluate models, trained or not yet, on a handful of prompts before hours of training:
-    icl.Refused, in one line that says where, if that cannot be done."""
-    few = replace(e, size=replace(e.size, prompts=min(4, e.size.prompts)))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a handful of prompts makes no statistics
-            few = replace(few, noise={m: evaluate(few, out, noise_of, m) for m in e.pretraining})
-            for job in EVALUATION[e.name]:
-                for figure in evaluate(few, out, *job):
-                    draw(figure)
-    except Exception as error:
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        raise icl.Refused(f"{e.name} cannot be evaluated like this: {place.name}, line "
-                          f"{place.lineno} of {Path(place.filename).name}: {error!r}") from error
-
-
-# --------------------------------------------------------------------------------------- drawing
+# --------------------------------------------------------------------------- drawing and report
 
 # Okabe and Ito's palette, apart for every kind of colour vision.
 STYLES = {  # predictor: colour, dashes, width
@@ -818,8 +628,8 @@ STYLES = {  # predictor: colour, dashes, width
     "sinusoid model": ("#009e73", "", 1.8), "least squares": ("#cc79a7", "8 3", 1.8),
     "Lasso": ("#cc79a7", "2 3", 2.2), MIXED: ("currentColor", "6 4", 1.6),
     OWN: ("currentColor", "", 1.2), NOISY: ("#e69f00", "", 1.8),
-    "true function": ("currentColor", "", 1.2)}
-PALETTE = ["#0072b2", "#009e73", "#d55e00", "#cc79a7", "#e69f00", "#56b4e9"]  # for all other lines
+    TRUTH: ("currentColor", "", 1.2), "between the specialists": ("currentColor", "2 3", 1.2)}
+PALETTE = "#56b4e9", "#cc79a7", "#e69f00", "#0072b2", "#009e73", "#d55e00"  # for all other lines
 CSS = """svg{color:#1a1a1a;font:15px system-ui,sans-serif}.paper{fill:#fff}
 @media(prefers-color-scheme:dark){svg{color:#eee}.paper{fill:#16181c}}
 text{fill:currentColor}.grid{fill:none;stroke:#888;stroke-opacity:.3}
@@ -849,18 +659,22 @@ def text(x, y, words, anchor="middle"):
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{html.escape(words)}</text>'
 
 
+def points(x, y):
+    """Coordinates in SVG's words, without those that are nan."""
+    return " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y) if b == b)
+
+
 def draw(f):
     """A Figure as an SVG document, with 95% intervals over prompts as bands."""
-    ys = np.concatenate([f.mean(key) for key in f.values])
-    low, high = np.nanmin(ys), np.nanmax(ys) + 1e-9
+    means = np.concatenate([mean_and_error(v)[0] for v in f.lines.values()])
+    low, high = np.nanmin(means), np.nanmax(means) + 1e-9
     low, high = low - 0.05 * (high - low), high + 0.05 * (high - low)
     if f.ylabel != "f(x)":  # errors, weights: from 0 (2e-4 if log) or little below it, to 2 at most
         low, high = (2e-4 if "y" in f.log else min(0, max(-0.2, low))), min(2, high)
     first, last = f.x[0], f.x[-1] + (len(f.x) == 1)  # never of width zero
     to_x = scale(first, last, LEFT, WIDTH, "x" in f.log)
     to_y = scale(low, high, BOTTOM, -HEIGHT, "y" in f.log)
-    points = lambda x, y: " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y) if b == b)  # no nan
-    px, body, marks = to_x(f.x), [], []
+    x, body, key = to_x(f.x), [], []
     for v in ticks(low, high, "y" in f.log):
         body.append(f'<path class="grid" d="M{LEFT},{to_y(v):.1f}h{WIDTH}"/>'
                     + text(LEFT - 8, to_y(v) + 5, f"{v:.4g}", "end"))
@@ -868,36 +682,28 @@ def draw(f):
              if v == int(v) or f.x.dtype != int]
     if f.backdrop:
         label, v = f.backdrop
-        outline = points(px, BOTTOM - 0.6 * HEIGHT * v / v.max())
+        outline = points(x, BOTTOM - 0.6 * HEIGHT * v / v.max())
         body.append(f'<polygon class="soft" points="{LEFT},{BOTTOM} {outline} '
                     f'{LEFT + WIDTH},{BOTTOM}"/>')
-        marks.append((label, '<path class="soft" d="M0,-10h30v10h-30z"/>'))
-    several, colours = len({shown for _, shown in f.values}) > 1, {}
-    for predictor, shown in f.values:
-        y, margin = f.mean((predictor, shown)), f.margin((predictor, shown))
-        # For `selection`: colour by model (first word) and functions, dashes by the last word.
-        dashes = {"posterior": "7 3", "learner": "2 3"}.get(predictor.split()[-1], "")
-        colour = colours.setdefault((predictor.split()[0], shown), PALETTE[len(colours) % 6])
-        colour, dashes, width = STYLES.get(None if several else predictor, (colour, dashes, 2))
+        key.append((label, '<path class="soft" d="M0,-10h30v10h-30z"/>'))
+    for i, (predictor, values) in enumerate(f.lines.items()):
+        y, error = mean_and_error(values)
+        colour, dashes, width = STYLES.get(predictor, (PALETTE[i % 6], "", 2))
         pen = f'fill="none" stroke="{colour}" stroke-width="{width}" stroke-dasharray="{dashes}"'
-        around = points([*px, *px[::-1]], [*to_y(y + margin), *to_y(y - margin)[::-1]])
-        body.append(f'<polygon points="{around}" fill="{colour}" opacity=".18"/>'
-                    f'<polyline points="{points(px, to_y(y))}" {pen}/>')
-        marks.append((f"{predictor}, {shown}" if several else predictor,
-                      f'<path d="M0,-5h30" {pen}/>'))
+        band = points([*x, *x[::-1]], [*to_y(y + 1.96 * error), *to_y(y - 1.96 * error)[::-1]])
+        body.append(f'<polygon points="{band}" fill="{colour}" opacity=".18"/>'
+                    f'<polyline points="{points(x, to_y(y))}" {pen}/>')
+        key.append((predictor, f'<path d="M0,-5h30" {pen}/>'))
     body += [f'<circle cx="{to_x(a):.1f}" cy="{to_y(b):.1f}" r="4.5" fill="currentColor"/>'
              for a, b in f.dots]
-    return document(f, "".join(body), marks)
+    return document(f, "".join(body), key)
 
 
-def document(f, body, marks):
+def document(f, body, key):
     """The SVG around what is drawn: title, axis labels and the key, of (label, mark) pairs."""
-    columns = 2 if max(len(label) for label, _ in marks) <= 33 else 1
-    rows = [marks[i:i + columns] for i in range(0, len(marks), columns)]
-    key = "".join(f'<g transform="translate({LEFT - 48 + 280 * j} {BOTTOM + 70 + 22 * i})">'
-                  f'{mark}{text(37, 0, label, "start")}</g>'
-                  for i, row in enumerate(rows) for j, (label, mark) in enumerate(row))
-    total = BOTTOM + 70 + 22 * len(rows)
+    cells = [f'<g transform="translate({LEFT - 48 + 280 * (i % 2)} {BOTTOM + 70 + 22 * (i // 2)})">'
+             f'{mark}{text(37, 0, label, "start")}</g>' for i, (label, mark) in enumerate(key)]
+    total = BOTTOM + 70 + 22 * ((len(key) + 1) // 2)
     return f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 620 {total}" role="img">
 <title>{html.escape(f.title)}</title><style>{CSS}</style>
 <rect class="paper" width="620" height="{total}"/>
@@ -906,8 +712,17 @@ def document(f, body, marks):
 <path class="grid" d="M{LEFT},{TOP}h{WIDTH}v{HEIGHT}h-{WIDTH}z"/>
 {text(LEFT + WIDTH / 2, BOTTOM + 42, f.xlabel)}
 <g transform="translate(13 {TOP + HEIGHT / 2}) rotate(-90)">{text(0, 0, f.ylabel)}</g>
-<g font-size="14">{key}</g></svg>
+<g font-size="14">{"".join(cells)}</g></svg>
 """
+
+
+def report(size, figures, settings):
+    """The page with all figures, by experiment, and the lines that say how they were made."""
+    body = "\n".join(
+        f'<h2>The experiment {name}</h2>\n<div class="figures">' + "\n".join(
+            f"<figure>{draw(f)}<figcaption>{html.escape(f.caption)}</figcaption></figure>"
+            for f in of) + "</div>" for name, of in figures.items())
+    return REPORT.format(size=size, body=body, settings=html.escape("\n".join(settings)))
 
 
 REPORT = """<!doctype html><html lang="en"><meta charset="utf-8">
@@ -918,34 +733,169 @@ body{{font:17px/1.5 system-ui,sans-serif;max-width:1240px;margin:2rem auto;paddi
 p,pre{{max-width:46rem}} pre{{white-space:pre-wrap;font:14px/1.45 ui-monospace,monospace}}
 .figures{{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,430px),1fr));gap:2rem}}
 figure{{margin:0;break-inside:avoid}} svg{{width:100%;border:1px solid #8884;border-radius:6px}}
-figcaption p{{margin:.5rem 0}} small{{display:block;opacity:.8}}
 </style>
 <h1>What a transformer learns in context</h1>
-<div class="figures">{body}</div>
-<h2>How to read this</h2>
 <p>Each model reads examples (x, f(x)) in a prompt and predicts f at the next x. Errors are squared;
-every class has Var f(x) = 1, so predicting zero costs 1. Bands and ± are 95% intervals over
-prompts. The <em>optimum</em> is the exact posterior mean, the least error that is possible: for the
-functions shown, or for one who knows only that they come from the mixture.</p>
-<h2>Settings</h2><pre>{settings}</pre></html>
+every class has Var f(x) = 1, so predicting zero costs 1. Bands are 95% intervals over prompts. The
+<em>optimum</em> is the exact posterior mean, the least error that is possible: for the functions
+shown, or for one who knows only that they come from the mixture. The <em>noisy ideal learner</em>
+is that optimum when labels have noise: so much that its mean error is the mixture model's.</p>
+{body}<h2>Settings</h2><pre>{settings}</pre></html>
 """
 
 
-def results_table(figures):
-    """All figures as tidy rows of comma-separated text, without the places that have no number.
+def csv_rows(e, figures):
+    """All that figures draw, as rows of comma-separated text, but for what has no number."""
+    return [f"{e.name},{f.name},{p},{x:.6g},{value:.6g},{error:.3g},{f.ylabel}"
+            for f in figures for p, values in f.lines.items()
+            for x, value, error in zip(f.x, *mean_and_error(values)) if value == value]  # not nan
 
-    The column error holds a squared error, or else what the last column, quantity, says.
+
+def tables(e, on, noise):
+    """ICL curves as lines of text, a table a class, and each model's effective label noise."""
+    places = sorted({n for n in (0, 1, 2, 3, 5, 10, 20, 40, e.n_points - 1) if n < e.n_points})
+    models, lines = [f"{m} model" for m in e.pretraining], []
+    for shown in e.classes:
+        curves = errors(on[f"icl-{shown}"], *models, "least squares", "Lasso", MIXED, OWN)
+        lines.append(f"{shown + ' functions, examples':29s}" + "".join(f"{n:6d}" for n in places))
+        lines += [f"{p:29s}" + "".join(f"{error:6.2f}" if error < 99 else f"{error:6.0f}"
+                                       for error in v.mean(0)[places])
+                  for p, v in curves.items()] + [""]
+    values = [f"{m} {s:.3f} ({low:.3f} to {high:.3f})" for m, (s, low, high) in noise.items()]
+    return [*lines, f"effective label noise: {', '.join(values) or 'no model is trained'}", ""]
+
+
+def show(a, experiments):
+    """Write figures, results.csv and the report from predictions, and print the tables."""
+    settings = [f"python {shlex.join(sys.argv)}", f"Python {platform.python_version()}, NumPy "
+                f"{np.__version__}, {platform.system()} {platform.machine()}"]
+    figures, rows = {}, ["experiment,figure,predictor,x,value,standard_error,quantity"]
+    for e in experiments:
+        measured = {p.name: read_predictions(p.predictions) for p in predictors_of(e, a.out)
+                    if p.predictions.exists()}
+        on, noise = arrange(e, measured)
+        figures[e.name] = figures_of(e, on, sheets_of(e))
+        for f in figures[e.name]:
+            icl.write_whole(a.out / f"{e.name}-{f.name}.svg", draw(f).encode())
+        rows += csv_rows(e, figures[e.name])
+        settings += [f"{e.name}/{name}: {timedelta(seconds=round(facts['seconds']))} of training, "
+                     + ", ".join(f"{k} {v}" for k, v in facts["settings"].items())
+                     for name, (facts, _) in measured.items() if "seconds" in facts]
+        print("\n".join(tables(e, on, noise)))
+    icl.write_whole(a.out / "results.csv", "\n".join([*rows, ""]).encode())
+    icl.write_whole(a.out / "report.html", report(a.size, figures, settings).encode())
+    print(f"{a.out / 'report.html'} shows it all", flush=True)
+
+
+def rehearse(e, out):
+    """Take a step of training, measure and draw on a handful of prompts, all in memory:
+    icl.Refused, in one line that says where, if that cannot be done."""
+    few, measured = replace(e, size=replace(e.size, prompts=min(4, e.size.prompts))), {}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a handful of prompts makes no statistics
+            for p in predictors_of(few, out):
+                model, rng = None, np.random.default_rng(0)
+                if p.steps:
+                    params = icl.init_params(e.config, rng)
+                    optimizer = icl.Muon(params, e.size.lr, e.size.matrix_lr)
+                    icl.train_step(params, e.config, optimizer, *training_batch(p, 0.0, rng))
+                    model = partial(icl.predict, params, e.config)
+                measured[p.name] = measure(few, p.name, model)
+            on, noise = arrange(few, measured)
+            return tables(few, on, noise), [draw(f) for f in figures_of(few, on, sheets_of(few))]
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise icl.Refused(f"{e.name} cannot be evaluated like this: {place.name}, line "
+                          f"{place.lineno} of {Path(place.filename).name}: {error!r}") from error
+
+
+# ------------------------------------------------------------------------------------- processes
+
+SECONDS_TO_SAVE = 20  # what a step has reached, before a process is killed
+
+
+def side_by_side(jobs, processes, status):
+    """Run jobs (function, *arguments), each in a process of its own. What it finds, it writes.
+
+    status(number of jobs done, indices of those under way) is what to show meanwhile. An
+    icl.Refused or OSError of a job is raised here. An error or Ctrl-C ends the other processes.
     """
-    rows = ["experiment,figure,predictor,functions,x,error,standard_error,quantity"]
-    for name, f in figures:
-        for key in f.values:
-            rows += [f"{name},{f.name},{','.join(key)},{x:.6g},{error:.6g},{margin / Z:.3g},"
-                     f"{f.ylabel}" for x, error, margin in zip(f.x, f.mean(key), f.margin(key))
-                     if error == error]  # not nan
-    return "\n".join(rows) + "\n"
+    spawn, waiting, working = multiprocessing.get_context("spawn"), list(enumerate(jobs)), {}
+    said, stops, before = time.monotonic(), [], None
+    if threading.current_thread() is threading.main_thread():  # Ctrl-C reaches no other
+        before = signal.signal(signal.SIGINT, lambda *_: stops.append(True))
+    try:
+        while waiting or working:
+            while waiting and len(working) < processes:
+                i, job = waiting.pop(0)
+                receiver, sender = spawn.Pipe(duplex=False)
+                process = spawn.Process(target=work, args=(sender, *job), daemon=True)
+                start(process)
+                working[process.sentinel] = i, process, receiver, sender
+            done = len(jobs) - len(waiting) - len(working)
+            if sys.stdout and sys.stdout.isatty() or time.monotonic() > said + 10:
+                said = time.monotonic()
+                show_status(status(done, [i for i, *_ in working.values()]))
+            ended = multiprocessing.connection.wait(list(working), 0.2)
+            if stops:
+                raise KeyboardInterrupt
+            for sentinel in ended:
+                _, process, receiver, _ = working.pop(sentinel)
+                process.join()
+                if receiver.poll():  # why the job could not be done
+                    raise receiver.recv()
+                if process.exitcode:  # a negative one: killed; this error is an OSError, too
+                    raise ChildProcessError(f"a process ended with exit code {process.exitcode}; "
+                                            "unless it said why, the same command goes on")
+    finally:
+        for _, process, *_ in working.values():
+            process.terminate()
+        for _, process, *_ in working.values():
+            process.join(SECONDS_TO_SAVE)
+            process.kill()  # if it was stopped, say
+            process.join()
+        if before:
+            signal.signal(signal.SIGINT, before)
+    show_status("")
 
 
-# ------------------------------------------------------------------------------------------ main
+def start(process):
+    """Start a process. It inherits that Ctrl-C is blocked, and so leaves that to its parent."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        return process.start()
+    multiprocessing.resource_tracker.ensure_running()  # which would unblock it, if it came later
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+
+
+def work(sender, function, *arguments):
+    """A job in its process. Why it cannot be done, the parent hears."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        function(*arguments)
+    except (icl.Refused, OSError) as error:
+        with contextlib.suppress(BrokenPipeError):  # the parent was killed
+            sender.send(error)
+
+
+def show_status(line):
+    """Show a line that renews itself on a terminal, and a plain one elsewhere."""
+    if sys.stdout and sys.stdout.isatty():
+        print(f"{line[:shutil.get_terminal_size().columns - 1]}\x1b[K", end="\r", flush=True)
+    elif line:
+        print(line, flush=True)
+
+
+# ---------------------------------------------------------------------------------- command line
+
+def cores():
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
 
 def parse_arguments(argv):
     """The command line, checked; argparse exits with status 2 where it is wrong."""
@@ -955,12 +905,12 @@ def parse_arguments(argv):
     size, add = parser.add_mutually_exclusive_group(), parser.add_argument
     size.add_argument("--tiny", action="store_true", help="minutes on a laptop")
     size.add_argument("--small", action="store_true", help="two hours on a laptop")
-    add("--experiment", choices=EVALUATION, help="one of them (default: sparse and sine)")
+    add("--experiment", choices=EXPERIMENTS, help="one of them (default: all)")
     add("--only", metavar="MODEL", help="only train this one, such as sparse/dense, so that "
         "machines which share a directory can share the work")
     add("--steps", type=int, help="of training a specialist; a mixture model takes twice as many")
     add("--seed", type=int, default=0, help="of all random numbers (default: 0)")
-    add("--processes", type=int, default=os.cpu_count() or 1,
+    add("--processes", type=int, default=cores(),
         help="side by side (default: one a core); the numbers do not depend on it")
     add("--out", type=Path, help="default: runs/SIZE, or runs/SIZE-EXPERIMENT")
     a = parser.parse_args(argv)
@@ -969,94 +919,70 @@ def parse_arguments(argv):
         if value is not None and value < least:
             parser.error(f"argument --{name}: must be {least} or more, not {value}")
     a.size = "tiny" if a.tiny else "small" if a.small else "paper"
-    a.experiments = [a.experiment] if a.experiment else ["sparse", "sine"]
     a.out = a.out or Path("runs") / "-".join(filter(None, [a.size, a.experiment]))
     return a
 
 
-def run(a):
-    """Train what is still to be trained; when all is, evaluate, draw and report."""
+def choose(a):
+    """The experiments to be shown, and the models to be trained, that the arguments ask for."""
     size = SIZES[a.size]
     if a.steps:
         size = replace(size, sparse_steps=a.steps, sine_steps=a.steps)
     try:
-        experiments = [make_experiment(name, size, a.seed) for name in a.experiments]
-        runs = [run for e in experiments for run in runs_of(e, a.out)]
-    except (ValueError, TypeError) as e:
-        raise icl.Refused(f"this size cannot be: {e}") from e
-    chosen = [r for r in runs if a.only in (None, r.model, r.name)]
+        experiments = [make_experiment(name, size, a.seed) for name in EXPERIMENTS]
+        models = [p for e in experiments if a.experiment in (None, e.name)
+                  for p in predictors_of(e, a.out) if p.steps and p.settings]
+    except (ValueError, TypeError) as error:
+        raise icl.Refused(f"this size cannot be: {error}") from error
+    chosen = [model for model in models if a.only in (None, model.name, model.label)]
     if not chosen:
-        names = ", ".join(r.name for r in runs)
-        raise icl.Refused(f"there is no model {a.only!r}, but {names}")
-    todo = [r for r in runs if not r.finished() and r in chosen]  # refuses another run's files
-    say(f"{a.size} size into {a.out}, seed {a.seed}, NumPy {np.__version__}")
-    for e in experiments:
-        say(f"{e.name}: models {', '.join(e.pretraining)} of {size.n_layer} layers, "
-            f"{size.n_embd} channels, {e.n_points} points")
+        raise icl.Refused(f"there is no model {a.only!r}, but {', '.join(m.label for m in models)}")
+    asked = [model.experiment.name for model in chosen]  # what is in the folder is shown, too
+    return [e for e in experiments
+            if e.name in asked or any((a.out / e.name).glob("*.npz"))], chosen
+
+
+def stages(a):
+    """Train what is still to be trained, measure what is not yet measured, show what there is."""
+    experiments, chosen = choose(a)
+    predictors = [(p, sheets) for e in experiments for sheets in [sheets_of(e)]
+                  for p in predictors_of(e, a.out)]
+    for p, sheets in predictors:
+        is_due(p, sheets)  # refuses another run's files
+    todo = [model for model in chosen if not model.finished() and not model.predictions.exists()]
+    print(f"{a.size} size into {a.out}, seed {a.seed}, NumPy {np.__version__}")
     if todo:
         for e in experiments:
             rehearse(e, a.out)
-        say(f"training {', '.join(r.name for r in todo)}; shown are the steps, and how much the "
-            "loss is over the optimum's")
+        print(f"training {', '.join(model.label for model in todo)}\nshown are the steps done, and "
+              "how much the loss is over the optimum's", flush=True)
+        for model in todo:
+            if step := model.reached():
+                print(f"{model.label} goes on from step {step:,} of {model.steps:,}", flush=True)
         train_all(todo, a.processes)
-    if waiting := [r.name for r in runs if not r.finished()]:
-        return say(f"still to be trained before anything can be compared: {', '.join(waiting)}")
-    if a.only:
-        return say("all are trained; the same command without --only compares them")
-    start = time.monotonic()
-    side = lambda jobs: side_by_side(jobs, a.processes, lambda working: (
-        f"evaluating, job {max(working) + 1} of {len(jobs)}"))
-    noise = side([(evaluate, r.experiment, a.out, noise_of, r.model) for r in runs])
-    for r, value in zip(runs, noise):  # many figures need these
-        r.experiment.noise[r.model] = value
-    jobs = [(evaluate, e, a.out, *job) for e in experiments for job in EVALUATION[e.name]]
-    results = side(jobs)
-    figures = [(e.name, f) for (_, e, *_), result in zip(jobs, results) for f in result]
-    show(a, figures, runs, timedelta(seconds=round(time.monotonic() - start)))
-
-
-def show(a, figures, runs, duration):
-    """Write figures, tables and the report, and print one line a claim."""
-    settings = [f"python {shlex.join(sys.argv)}",
-                f"Python {platform.python_version()}, NumPy {np.__version__}, {platform.system()} "
-                f"{platform.machine()}, {os.cpu_count()} cores, {a.processes} processes; "
-                f"{duration} of evaluation"]
-    settings += [f"{r.name}: {timedelta(seconds=round(r.load()[1]['seconds']))} of training, "
-                 f"{', '.join(f'{k} {v}' for k, v in r.settings.items())}" for r in runs]
-    details, page, fewer = [], [], a.size == "tiny" or bool(a.steps)
-    for name, f in figures:
-        svg = draw(f)
-        icl.write_whole(a.out / f"{name}-{f.name}.svg", svg.encode())
-        page.append(f"<figure>{svg}<figcaption>")
-        for c in f.claims:
-            verdict = c.verdict(fewer)
-            measured = "; ".join(f"{m.what} {m.number}" for m in c.measures)
-            details.append(f"[{verdict}] {name}: {c.text}\n    {measured}")
-            page.append(f"<p><b>{verdict.capitalize()}:</b> {html.escape(c.text)}. "
-                        f"<small>{html.escape(measured)}</small></p>")
-            say(f"{name:6s}  {verdict:13s}  {c.text}: {c.decisive.number}")
-        page.append("</figcaption></figure>")
-    report = REPORT.format(size=a.size, body="\n".join(page),
-                           settings=html.escape("\n".join(settings)))
-    for name, content in (("results.csv", results_table(figures)), ("report.html", report),
-                          ("run.txt", "\n".join([*settings, "", *details]) + "\n")):
-        icl.write_whole(a.out / name, content.encode())
-    say(f"{a.out / 'report.html'} shows it all")
+    due = [p for p, sheets in predictors if is_due(p, sheets)]
+    side_by_side([(measure_job, p) for p in due], a.processes,
+                 lambda done, working: f"measuring: {done} of {len(due)} predictors done")
+    show(a, experiments)
+    if missing := [p.label for p, _ in predictors if not p.predictions.exists()]:
+        print(f"not trained yet, so not shown: {', '.join(missing)}", flush=True)
 
 
 def main(argv=None):
     """One run. Exit status: 0, 2 for an error that its user can mend, or 130 for Ctrl-C."""
     try:
-        run(parse_arguments(argv))
+        stages(parse_arguments(argv))
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough
         print("\nstopped; the same command goes on from the last checkpoints", file=sys.stderr)
         return 130
-    except (icl.Refused, OSError) as e:
-        print(f"train.py: error: {e}", file=sys.stderr)
+    except (icl.Refused, OSError) as error:
+        if isinstance(error, BrokenPipeError):
+            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # nobody reads on
+        print(f"train.py: error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    import train  # so that classes are train's, for whoever reads what is sent between processes
+    sys.exit(train.main())

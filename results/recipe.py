@@ -14,7 +14,9 @@ import train  # before NumPy: it holds the BLAS to one thread
 import math
 import os
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 from unittest import mock
 
 import numpy as np
@@ -130,18 +132,21 @@ def measure(name, seed, steps):
     with (tempfile.TemporaryDirectory() as folder, mock.patch.object(icl, "init_params", initial),
           mock.patch.object(icl, "Muon", variant.get("optimizer", icl.Muon)),
           mock.patch.object(icl, "loss_weights", variant.get("weights", icl.loss_weights))):
-        run = train.Run(e, "sparse", steps, Path(folder) / "sparse.npz")
-        train.train(run, math.inf, [0] * 3, 0)
-        model = run.predictor()
-    c = run.function_class
+        model = train.Predictor(e, "sparse", steps, Path(folder) / "sparse.npz")
+        train.train(model)
+        params, _ = model.load()
+    c = e.classes["sparse"]
     xs, ys = sample_prompts(c, np.random.default_rng(seed), 5000, e.n_points)
-    return np.mean((model(xs, ys) - ys) ** 2) - np.mean((baselines.bayes(c)(xs, ys) - ys) ** 2)
+    error, least = (np.mean((predicted - ys) ** 2) for predicted in (
+        icl.predict(params, e.config, xs, ys), baselines.bayes(c)(xs, ys)))
+    return error - least
 
 
 def main(steps=1200, names=tuple(VARIANTS)):
     """Train every variant with every seed, a core each, and print a line a variant."""
-    jobs = [(measure, name, seed, steps) for name in names for seed in range(SEEDS)]
-    errors = train.side_by_side(jobs, os.cpu_count(), lambda working: "")
+    jobs = [(name, seed, steps) for name in names for seed in range(SEEDS)]
+    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
+        errors = list(pool.map(measure, *zip(*jobs)))
     print(f"{'variant':40s} error above the optimum, seeds 0 to {SEEDS - 1}    mean")
     for name, row in zip(names, np.reshape(errors, (-1, SEEDS))):
         print(f"{name:40s} {'  '.join(f'{v:.4f}' for v in row):37s} {row.mean():.4f}")

@@ -11,14 +11,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import train  # before NumPy: it holds the BLAS to one thread
-import math
 import os
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
+from multiprocessing import get_context
 
 import numpy as np
 
 import baselines
+import icl
 from tasks import DenseLinear, Mixture, Sinusoid, SparseLinear, sample_prompts
 
 WAVES = DenseLinear(1), Sinusoid()
@@ -37,12 +40,13 @@ def row(name, errors):
 def road(pretraining, n_points, batch, steps, classes):
     """Train a model on one class or mixture; the table of its errors on the classes."""
     size = replace(train.SIZES["tiny"], batch=batch)
-    e = train.Experiment("road", {"model": pretraining}, {"model": pretraining}, size, n_points,
-                         steps, [])
+    only = {"model": pretraining}
+    e = train.Experiment("road", size, only, only, n_points, steps, at=[])
     with tempfile.TemporaryDirectory() as folder:
-        run = train.Run(e, "model", steps, Path(folder) / "model.npz")
-        train.train(run, math.inf, [0] * 3, 0)
-        model, seconds = run.predictor(), run.load()[1]["seconds"]
+        trained = train.Predictor(e, "model", steps, Path(folder) / "model.npz")
+        train.train(trained)
+        params, extra = trained.load()
+    model, seconds = partial(icl.predict, params, e.config), extra["seconds"]
     lines = [f"\n{pretraining}", f"  {steps:,d} steps of {batch} prompts: {seconds:,.0f} seconds, "
              f"{seconds / steps:.3f} a step"]
     for c in classes:
@@ -58,8 +62,8 @@ def road(pretraining, n_points, batch, steps, classes):
 def main(roads=ROADS):
     """Train on all roads, a core each, and print their tables."""
     print(f"Python {sys.version.split()[0]}, NumPy {np.__version__}, {os.cpu_count()} cores")
-    print("\n".join(train.side_by_side([(road, *r) for r in roads], os.cpu_count(),
-                                       lambda working: "")))
+    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
+        print("\n".join(pool.map(road, *zip(*roads))))
 
 
 if __name__ == "__main__":

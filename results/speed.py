@@ -108,7 +108,8 @@ def main(rounds=40, sizes=tuple(train.SIZES)):
             step, least = measure(e, max(1, rounds // 8) if name == "paper" else rounds)
             print(f"{name + ', ' + experiment:16s} {step * 1e3:7.1f}ms {least * 1e3:8.1f}ms "
                   f"{step / least:6.2f} {size.batch / step:10,.0f}", flush=True)
-            hours[name] += [step * run.steps / 3600 for run in train.runs_of(e, Path())]
+            hours[name] += [step * model.steps / 3600 for model in train.predictors_of(e, Path())
+                            if model.steps]
     e = train.make_experiment("sparse", train.SIZES[sizes[-1]])
     xs, ys = sample_prompts(e.mixture, np.random.default_rng(0), 1000, e.n_points)
     print(f"\nSeconds for 1,000 prompts of {e.n_points} points from {e.mixture}")
