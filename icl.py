@@ -417,14 +417,12 @@ def write_whole(path, data):
 
 
 def save_checkpoint(path, params, config, optimizer=None, **extra):
-    """Write a run's parameters, its optimiser's state and `extra`, which JSON can hold.
-    What load_checkpoint would refuse raises an error before anything is written."""
-    state = optimizer.state if optimizer else {}
+    """Write a run's parameters, its optimiser's state and `extra`, which JSON can hold."""
     arrays = {f"params/{name}": p for name, p in params.items()}
-    arrays |= {f"optimizer/{name}": a for name, a in state.items()}
-    header, packed = {"format": 1, "config": asdict(config), "extra": extra}, io.BytesIO()
-    np.savez(packed, header=np.array(json.dumps(header)), **arrays)
-    _unpack(packed.getvalue(), state)  # an error now, not when it is read
+    arrays |= {f"optimizer/{name}": a for name, a in (optimizer.state if optimizer else {}).items()}
+    header = json.dumps({"format": 1, "config": asdict(config), "extra": extra}, allow_nan=False)
+    packed = io.BytesIO()
+    np.savez(packed, header=np.array(header), **arrays)
     write_whole(path, packed.getvalue())
 
 
@@ -439,31 +437,25 @@ def load_checkpoint(path, optimizer=None):
     data = Path(path).read_bytes()
     state = optimizer.state if optimizer else {}
     try:
-        config, extra, arrays = _unpack(data, state)
+        if data[:4] != b"PK\x03\x04":  # else NumPy might take it for a pickle
+            raise ValueError("it is no .npz file")
+        npz = np.load(io.BytesIO(data), allow_pickle=False)
+        if sum(member.file_size for member in npz.zip.infolist()) > len(data):
+            raise ValueError("it unpacks to more than it weighs")  # as a zip bomb does
+        header = json.loads(str(npz["header"]))
+        json.dumps(header, allow_nan=False)  # an error where a number is not finite
+        config, extra = Config(**header["config"]), header["extra"]
+        if header["format"] != 1 or type(extra) is not dict or config.n_layer > len(npz.files):
+            raise ValueError("its header is not this program's")  # or has more layers than arrays
+        shapes = {f"params/{name}": shape for name, shape in config.shapes().items()}
+        shapes |= {f"optimizer/{name}": a.shape for name, a in state.items()}
+        arrays = {name: npz[name] for name in shapes}  # reads these alone; zip checks their CRCs
+        for name, a in arrays.items():
+            if (a.shape, a.dtype) != (shapes[name], np.float32) or not np.isfinite(a).all():
+                raise ValueError(f"array {name} is not finite float32{shapes[name]}")
     except Exception as e:  # whatever a stranger's file can cause
         why = f"{path} is not a checkpoint that can be used: {str(e) or repr(e)}"
         raise Refused(why.split("\n")[0]) from e
     if optimizer:
         optimizer.state.update({name: arrays[f"optimizer/{name}"] for name in state})
     return {name: arrays[f"params/{name}"] for name in config.shapes()}, config, extra
-
-
-def _unpack(data, state):
-    """Config, extra and arrays of a checkpoint's bytes; an error where anything is amiss."""
-    if data[:4] != b"PK\x03\x04":  # else NumPy might take it for a pickle
-        raise ValueError("it is no .npz file")
-    npz = np.load(io.BytesIO(data), allow_pickle=False)
-    if sum(member.file_size for member in npz.zip.infolist()) > len(data):
-        raise ValueError("it unpacks to more than it weighs")  # as a zip bomb does
-    header = json.loads(str(npz["header"]))
-    json.dumps(header, allow_nan=False)  # an error where a number is not finite
-    config, extra = Config(**header["config"]), header["extra"]
-    if header["format"] != 1 or type(extra) is not dict or config.n_layer > len(npz.files):
-        raise ValueError("its header is not this program's")  # or has more layers than arrays
-    shapes = {f"params/{name}": shape for name, shape in config.shapes().items()}
-    shapes |= {f"optimizer/{name}": a.shape for name, a in state.items()}
-    arrays = {name: npz[name] for name in shapes}  # reads these alone; zip checks their CRCs
-    for name, a in arrays.items():
-        if (a.shape, a.dtype) != (shapes[name], np.float32) or not np.isfinite(a).all():
-            raise ValueError(f"array {name} is not finite float32{shapes[name]}")
-    return config, extra, arrays

@@ -424,10 +424,9 @@ def test_a_checkpoint_brings_back_every_bit_or_is_refused_if_damaged(tmp_path):
 
 def test_save_checkpoint_writes_what_can_be_loaded_or_nothing(tmp_path):
     params, config, _ = saved(tmp_path / "old.npz")
-    before, transposed = (tmp_path / "old.npz").read_bytes(), params["read_in.weight"].T
+    before = (tmp_path / "old.npz").read_bytes()
     for path in (tmp_path / "old.npz", tmp_path / "new.npz"):
         save = lambda params=params, **extra: icl.save_checkpoint(path, params, config, **extra)
-        raises(ValueError, lambda: save(params | {"read_in.weight": transposed}), "read_in.weight")
         raises(ValueError, lambda: save(log=math.nan))
         for step in ("fsync", "replace"):
             for error in (OSError(28, "No space left"), KeyboardInterrupt(f"{path}: No space")):
