@@ -13,6 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import train  # before NumPy: it holds the BLAS to one thread
+import argparse
 import math
 from statistics import NormalDist
 
@@ -191,6 +192,8 @@ def claims_in(folder):
             size, seed = train.Size(**files[0][0]["size"]), files[0][0]["settings"]["seed"]
             found |= claims_of(train.make_experiment(name, size, seed),
                                {facts["settings"]["model"]: (facts, a) for facts, a in files})
+    if not found:
+        raise icl.Refused(f"{folder} holds no predictions of a run")
     return found
 
 
@@ -219,8 +222,11 @@ def table(runs):
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(encoding="utf-8")
+    sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("folders", nargs="+", help="of a run, such as results/small")
     try:
-        print("\n".join(table({name: claims_in(Path(name)) for name in sys.argv[1:]})))
+        print("\n".join(table({name: claims_in(Path(name)) for name in
+                               parser.parse_args().folders})))
     except (icl.Refused, OSError) as error:
-        sys.exit(f"claims.py: error: {error}")
+        parser.exit(2, f"claims.py: error: {error}\n")

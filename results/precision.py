@@ -12,6 +12,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 import train  # before NumPy: it holds the BLAS to one thread
+import argparse
 import math
 import os
 import tempfile
@@ -29,13 +30,13 @@ LENGTHS = 300, 600, 1200, 2500, 5000
 
 def model_of(path):
     """The Predictor that a checkpoint is of: its settings say which size and experiment."""
-    made = icl.load_checkpoint(path)[2]["settings"]
-    for size in train.SIZES.values():
-        e = train.make_experiment(made["experiment"], size, made["seed"])
-        model = train.Predictor(e, made["model"], made["steps"], path)
-        if made.items() <= model.settings.items():
+    made = icl.load_checkpoint(path)[2].get("settings")
+    for size in train.SIZES.values() if isinstance(made, dict) else ():
+        e = train.make_experiment(made.get("experiment"), size, made.get("seed"))
+        model = train.Predictor(e, made.get("model"), made.get("steps"), path)
+        if made.items() <= model.settings.items() and model.finished():
             return model
-    raise icl.Refused(f"{path} is of no size in SIZES")
+    raise icl.Refused(f"{path} is no finished model of a size in SIZES")
 
 
 def noise(model):
@@ -79,5 +80,10 @@ def main(paths, lengths=LENGTHS):
 
 
 if __name__ == "__main__":
-    main([Path(p) for p in sys.argv[1:]] or sorted(
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("checkpoints", nargs="*", type=Path, default=sorted(
         path for path in HERE.glob("small/*/*.npz") if not path.stem.endswith("predictions")))
+    try:
+        main(parser.parse_args().checkpoints)
+    except (icl.Refused, OSError) as error:
+        parser.exit(2, f"precision.py: error: {error}\n")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import train  # before NumPy: it holds the BLAS to one thread
+import argparse
 import math
 import os
 import tempfile
@@ -153,4 +154,5 @@ def main(steps=1200, names=tuple(VARIANTS)):
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
     main()

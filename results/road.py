@@ -11,6 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import train  # before NumPy: it holds the BLAS to one thread
+import argparse
 import os
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
@@ -67,4 +68,5 @@ def main(roads=ROADS):
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
     main()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import train  # before NumPy: it holds the BLAS to one thread
+import argparse
 import contextlib
 import io
 import platform
@@ -127,4 +128,5 @@ def main(rounds=40, sizes=tuple(train.SIZES)):
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
     main()
