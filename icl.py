@@ -278,8 +278,7 @@ def check_prompts(xs, ys, n_dims=None, n_points=math.inf):
 
 
 def predict(params, config, xs, ys):
-    """Predictions (B, N) of f(x_k), each from x_k and the examples before it; so the last y has no
-    effect. Raises ValueError as check_prompts does."""
+    """Predictions (B, N) of f(x_k), from x_k and examples 1..k-1. ValueError as check_prompts."""
     check_prompts(xs, ys, config.n_dims, config.n_points)
     return np.concatenate([transformer(params, config, *chunk)[0] for chunk in chunks(xs, ys)])
 
@@ -399,6 +398,8 @@ def orthogonalise(x):
 
 class Refused(ValueError):
     """The input is at fault, not the program: the message, of one line, is all its user needs."""
+    def __str__(self):  # a path may hold line breaks
+        return " ".join(super().__str__().splitlines())
 
 
 def write_whole(path, data):
@@ -454,8 +455,7 @@ def load_checkpoint(path, optimizer=None):
             if (a.shape, a.dtype) != (shapes[name], np.float32) or not np.isfinite(a).all():
                 raise ValueError(f"array {name} is not finite float32{shapes[name]}")
     except Exception as e:  # whatever a stranger's file can cause
-        why = f"{path} is not a checkpoint that can be used: {str(e) or repr(e)}"
-        raise Refused(why.split("\n")[0]) from e
+        raise Refused(f"{path} is not a checkpoint that can be used: {str(e) or repr(e)}") from e
     if optimizer:
         optimizer.state.update({name: arrays[f"optimizer/{name}"] for name in state})
     return {name: arrays[f"params/{name}"] for name in config.shapes()}, config, extra

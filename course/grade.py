@@ -168,7 +168,7 @@ def main():
     parser.add_argument("--json", type=Path, metavar="FILE", help="write Gradescope's results.json")
 
     def refuse(why):
-        parser.exit(2, f"grade.py: error: {why}\n")
+        parser.exit(2, f"grade.py: error: {' '.join(str(why).splitlines())}\n")
 
     parser.error = refuse
     a = parser.parse_args()
