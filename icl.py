@@ -69,7 +69,7 @@ def column_sums(x):
 
 def row_means(x):
     """x.mean(1, keepdims=True), by the BLAS."""
-    return x @ np.full((x.shape[1], 1), 1 / x.shape[1], x.dtype)
+    return (x @ np.full(x.shape[1], 1 / x.shape[1], x.dtype))[:, None]
 
 
 def layernorm(x, gain, bias, eps=1e-5):
@@ -123,7 +123,7 @@ def attention(qkv, n_head):
     s += np.triu(np.full((T, T), -np.inf, qkv.dtype), 1)  # forbids keys after the query
     s -= s.max(axis=3, keepdims=True)
     p = np.exp(s, out=s)  # in the memory of s, which is large
-    p /= p @ np.ones((T, 1), p.dtype)  # the sum over keys, by the BLAS
+    p /= (p.reshape(-1, T) @ np.ones(T, p.dtype)).reshape(B, n_head, T, 1)  # sums over keys
     y = p @ v  # (B, H, T, D)
 
     def backward(dy):
