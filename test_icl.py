@@ -18,7 +18,6 @@ import html
 import io
 import math
 import os
-import re
 import signal
 import subprocess
 import sys
