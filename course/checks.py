@@ -66,7 +66,7 @@ def like_the_answer(exercise, module, name, questions):
     def check(student):
         for arguments in questions:
             expected = answer(exercise, module, name)(*arguments)
-            equal(name, student(name, *arguments), expected, 1e-4)
+            equal("its values", student(name, *arguments), expected, 1e-4)
 
     return module, name, check
 
