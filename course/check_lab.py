@@ -1,20 +1,29 @@
-"""Run what lab.md and README.md show, and compare the numbers that they print.
+"""Run what README.md, lab.md and lesson.ipynb show, and compare the numbers that they print.
 
-    python course/check_lab.py     in two minutes; exit status 1 if anything differs
+    python course/check_lab.py             in two minutes; exit status 1 if anything differs
+    python course/check_lab.py README.md   one page, or several
 
 Section by section, in a copy of the repository. A ```sh block holds commands, a ```python block a
 file, if "Save this as" stands before it. A plain block must be what was printed, numbers to 2 units
 of the last digit, and each decimal number in the text must be printed or stand in the code. What
 students would write comes from the program or course/answers. Left out: a block after the comment
 "not run", and what it would print; README's commands; most of the 3,000 steps of its training loop;
-and its numbers outside the lesson, which are the record's.
+and its numbers outside the lesson, which are the record's. The notebook's cells run here, one after
+the other, without Jupyter: what they print and the numbers that they draw must be those stored.
 """
 import argparse
+import ast
+import contextlib
+import io
+import itertools
+import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import types
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -128,14 +137,50 @@ def exercise_table():
             for n, tests in rows if f"python blank/{n}/{tests}\n" not in lab]
 
 
-LAB = "course/lab.md"
+def notebook(name):
+    """What is wrong in a notebook: where a cell prints or draws something else than is stored."""
+    display = types.SimpleNamespace(SVG=str)  # IPython's, of which the notebook uses no more
+    sys.modules |= {"IPython": types.SimpleNamespace(display=display), "IPython.display": display}
+    names, wrong, compared = {}, [], 0
+    os.chdir((ROOT / name).parent)
+    for number, cell in enumerate(json.loads((ROOT / name).read_text(encoding="utf-8"))["cells"]):
+        if cell["cell_type"] != "code":
+            continue
+        *lines, last = ast.parse("".join(cell["source"])).body
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            exec(compile(ast.Module(lines, []), name, "exec"), names)
+            if isinstance(last, ast.Expr):  # its value is shown, if it has one
+                svg = eval(compile(ast.Expression(last.value), name, "eval"), names) or ""
+            else:
+                exec(compile(ast.Module([last], []), name, "exec"), names)
+                svg = ""
+        stored = {"text": [], "image/svg+xml": []}
+        for output in cell["outputs"]:
+            content = output | output.get("data", {})
+            for kind in stored:
+                stored[kind] += "".join(content.get(kind, "")).splitlines()
+        got = {"text": printed.getvalue().splitlines(), "image/svg+xml": svg.splitlines()}
+        for kind, expected in stored.items():
+            compared += len(expected)
+            pairs = itertools.zip_longest(expected, got[kind], fillvalue="nothing")
+            wrong += [f"{name}, cell {number}: stored: {a}\nbut: {b}" for a, b in pairs
+                      if not alike(a, b)]
+    print(f"{name}: {compared} lines compared")
+    return wrong
+
+
+LAB, NOTEBOOK = "course/lab.md", "course/lesson.ipynb"
 if __name__ == "__main__":
-    argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("pages", nargs="*", default=["README.md", LAB, NOTEBOOK], metavar="page")
+    pages = parser.parse_args().pages
     wrong = exercise_table()
+    if NOTEBOOK in pages:
+        wrong += notebook(NOTEBOOK)
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "program"
         shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "blank", "runs"))
-        for name in ("README.md", LAB):
+        for name in [p for p in pages if p != NOTEBOOK]:
             page = Page(name, copy)
             page.check()
             wrong += page.wrong
