@@ -165,7 +165,10 @@ def main():
     total, most = (sum(r[key] for r in results) for key in ("score", "max_score"))
     print(f"{total:4g} of {most:2g}")
     if a.json:
-        a.json.write_text(json.dumps({"tests": results}, indent=1), encoding="utf-8")
+        try:
+            a.json.write_text(json.dumps({"tests": results}, indent=1), encoding="utf-8")
+        except OSError as error:
+            parser.error(str(error))
 
 
 if __name__ == "__main__":
