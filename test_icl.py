@@ -236,6 +236,11 @@ def test_wrong_arrays_and_configs_are_refused_by_name():
     for bad in (dict(n_layer=0), dict(n_head=3), dict(n_embd=2.0)):
         raises(ValueError, lambda: icl.Config(3, 5, **bad), *bad, repr(*bad.values()))
 
+def test_importing_icl_changes_no_environment_variable():
+    code = "import numpy, os; before = dict(os.environ); import icl; assert before == os.environ"
+    bare = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
+    subprocess.run([sys.executable, "-c", code], cwd=HERE, env=bare, check=True)
+
 # ------------------------------------------------------------------------------------- training
 
 def test_loss_weights_are_their_formula_of_what_the_prediction_may_see():
@@ -288,6 +293,15 @@ def test_a_gradient_that_is_nan_missing_or_misshapen_changes_nothing():
             (ValueError, {name: g for name, g in good.items() if name != matrix}, matrix)]:
         raises(kind, lambda: optimizer.update(params, grads), words)
         equal((params, optimizer.state), before, "parameters and state")
+
+def test_a_short_training_clearly_beats_predicting_zero():
+    config = icl.Config(n_dims=2, n_points=6, n_layer=2, n_head=2, n_embd=32)
+    params, r = icl.init_params(config, rng()), rng(1)
+    optimizer = icl.Muon(params, 3e-3, 1e-2, clip=1.0)
+    batches = (sample_prompts(DenseLinear(2), r, 64, 6) for _ in range(250))
+    loss = np.mean([icl.train_step(params, config, optimizer, *batch) for batch in batches][-20:])
+    note(f"loss {loss:.2f}")
+    assert loss < 0.7  # to predict zero costs 1
 
 # ------------------------------------------------------------------------------------- the tasks
 
@@ -577,6 +591,32 @@ def test_the_selection_weight_of_the_optimum_is_the_posterior():
     p = baselines.class_probabilities(mixture)(xs, ys)[..., 1]
     expected = (p * (b - a) ** 2).sum(0) / np.maximum(((b - a) ** 2).sum(0), 1e-9)
     same(got, expected[1:], 1e-6, "weight on the sparse class")
+
+def answers(name, learn, size="tiny", prompts=500):
+    """An experiment, and what `arrange` makes of predictors; learn(class) stands for each model."""
+    e = train.make_experiment(name, replace(train.SIZES[size], prompts=prompts))
+    models = {m: learn(c) for m, c in e.pretraining.items()}
+    with mock.patch.object(baselines, "effective_noise", lambda *a: (0.0, (0.0, 0.0), None)):
+        measured = {p.name: train.measure(e, p.name, models.get(p.name))
+                    for p in train.predictors_of(e, Path())}
+    return e, measured, *train.arrange(e, measured)
+
+def test_claims_on_perfect_learners_hold_and_on_predicting_zero_do_not():
+    found = {}
+    for name, prompts in (("sparse", 600), ("sine", 40)):
+        e, measured, *_ = answers(name, baselines.bayes, "small", prompts)
+        found |= claims.claims_of(e, measured)
+        if name == "sparse":
+            verdicts = {claims.verdict(n, **bound) for rows in found.values()
+                        for _, n, bound in rows if bound}
+            assert verdicts == {"holds"}, found
+            fewer = claims.claims_of(e, {n: m for n, m in measured.items() if n != "dense"})
+            left = {what for rows in fewer.values() for what, *_ in rows if "dense model" in what}
+            assert not left, f"without the dense model, expected no row on it, got {left}"
+    assert len(found) == 24, f"expected 24 claims, got {list(found)}"
+    e, measured, *_ = answers("sparse", lambda c: lambda xs, ys: 0 * ys, "small", 100)
+    _, number, bound = claims.claims_of(e, measured)["sparse: near-optimal on sparse functions"][1]
+    assert claims.verdict(number, **bound) == "does not hold", (number, bound)
 
 # -------------------------------------------------------------------------------------- the runs
 
