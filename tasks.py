@@ -43,7 +43,7 @@ class DenseLinear:
     n_dims: int
 
     def __post_init__(self):
-        _plain_numbers(self)
+        plain_numbers(self)
         _check_count("n_dims", self.n_dims)
 
     def sample(self, rng, batch_size):
@@ -62,7 +62,7 @@ class SparseLinear:
     nnz: int
 
     def __post_init__(self):
-        _plain_numbers(self)
+        plain_numbers(self)
         _check_count("n_dims", self.n_dims)
         _check_count("nnz", self.nnz, self.n_dims)
 
@@ -94,7 +94,7 @@ class Sinusoid:
     n_dims = 1
 
     def __post_init__(self):
-        _plain_numbers(self)
+        plain_numbers(self)
         for name in ("shape", "scale", "frequency"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
@@ -176,7 +176,7 @@ class ConvexCombination:
     weight: float
 
     def __post_init__(self):
-        _plain_numbers(self)
+        plain_numbers(self)
         if not 0 <= self.weight <= 1:
             raise ValueError(f"weight must lie in [0, 1], not {self.weight}")
         _check_dims((self.first, self.second))
@@ -236,11 +236,11 @@ def sample_prompts(function_class, rng, batch_size, n_points):
     return xs, ys
 
 
-def _plain_numbers(function_class):
+def plain_numbers(made):
     """NumPy's numbers become Python's: a class's text must not depend on NumPy's version."""
-    for name, value in vars(function_class).items():
+    for name, value in vars(made).items():
         if isinstance(value, np.generic):
-            object.__setattr__(function_class, name, value.item())
+            object.__setattr__(made, name, value.item())
 
 
 def _check_count(name, value, most=math.inf):

@@ -35,6 +35,7 @@ import multiprocessing
 import multiprocessing.connection
 import multiprocessing.resource_tracker
 import platform
+import re
 import shlex
 import shutil
 import signal
@@ -55,7 +56,7 @@ import numpy as np
 import baselines
 import icl
 from tasks import (ConvexCombination, DenseLinear, Mixture, Sinusoid, SparseLinear, narrow,
-                   sample_prompts)
+                   plain_numbers, sample_prompts)
 
 
 # ------------------------------------------------------------------------- sizes and experiments
@@ -79,6 +80,14 @@ class Size:
     curriculum: float = 0.0   # share of the sparse experiment's steps that `lesson` makes easier
     first_dims: int = 5       # where it begins
     prompts: int = 2000       # to evaluate on; half as many for each place of a sweep
+
+    def check(self):  # ValueError, by name, where a field cannot be
+        plain_numbers(self)
+        for name, value in asdict(self).items():
+            rate, share, least = name.endswith("lr"), name == "curriculum", 1 + (name == "prompts")
+            least, most = (1e-30, 1e30) if rate else (0.0, 0.99) if share else (least, 1_000_000)
+            if not isinstance(value, (int, type(least))) or not least <= value <= most:
+                raise ValueError(f"{name} must be from {least} to {most:,}, not {value!r}")
 
 
 SIZES = {
@@ -126,8 +135,7 @@ class Experiment:
 
 def make_experiment(name, size, seed=0):
     """The paper's experiment of that name, "sparse" or "sine", at a size."""
-    if size.prompts < 2 or size.batch < 1:
-        raise ValueError("prompts must be 2 or more, and batch 1 or more")
+    size.check()
     if name == "sparse":
         d, n_points, steps = size.n_dims, size.sparse_points, size.sparse_steps
         classes = {"dense": DenseLinear(d), "sparse": SparseLinear(d, size.nnz)}
@@ -203,6 +211,8 @@ def predictors_of(e, out):
     """All predictors of an experiment. With twice the steps, a 50:50 mixture model sees as many
     prompts of a class as that class's specialist."""
     steps = {m: e.steps * (1 + isinstance(c, Mixture)) for m, c in e.pretraining.items()}
+    if wrong := [name for name in steps if not re.fullmatch("'[A-Za-z0-9_ -]{1,50}'", repr(name))]:
+        raise icl.Refused(f"{wrong[0]!r} cannot name files: use letters, digits, spaces, _ and -")
     computed = "least squares", "Lasso", MIXED, OWN, *(f"optimum of {m}" for m in e.classes)
     return [Predictor(e, name, steps.get(name, 0), out / e.name / f"{name.replace(' ', '-')}.npz")
             for name in [*steps, *computed]]
