@@ -186,22 +186,34 @@ class Predictor:
                 **({"curriculum": e.curriculum, "first_dims": e.size.first_dims}
                    if e.curriculum else {})}
 
-    def refuse_others(self, path, made):
+    def refuse_others(self, path, facts):
         """icl.Refused, by name, if a file was made with other settings."""
+        made = facts["settings"] if isinstance(facts.get("settings"), dict) else {}
         for name in [*self.settings, "curriculum"]:
             if made.get(name) != (value := self.settings.get(name)):
                 raise icl.Refused(f"{path} was made with {name} = {made.get(name)}, not {value}: "
                                   "choose another --out, or the same settings")
 
-    def load(self, optimizer=None):
+    def load(self, optimizer=None, rng=None):
         """Parameters and extra of its checkpoint; icl.Refused if that is damaged or another's."""
         params, _, extra = icl.load_checkpoint(self.path, optimizer)
-        self.refuse_others(self.path, dict(extra.get("settings") or {}))
+        self.refuse_others(self.path, extra)
+        try:
+            step, losses = extra["step"], extra.get("losses", [0.0] * self.steps)  # kept to the end
+            fits = len(losses) == step <= self.steps and 0 <= extra["seconds"] <= 1e5 * step
+            if optimizer:
+                rng.bit_generator.state, state = extra["rng"], optimizer.state
+                fits = (fits and state["t"] == step and rng.bit_generator.state == extra["rng"]
+                        and min(a.min() for name, a in state.items() if name[0] == "v") >= 0)
+            if not fits or np.array([*losses, 0.0]).dtype != float:
+                raise ValueError(f"its numbers are not those of {step} steps of training")
+        except Exception as error:  # whatever a stranger's file can cause
+            raise icl.Refused(f"{self.path} cannot be gone on from: {error!r}") from error
         return params, extra
 
     def reached(self):
         """The step that its checkpoint has reached; 0 without one."""
-        return self.load()[1].get("step", 0) if self.path.exists() else 0
+        return self.load()[1]["step"] if self.path.exists() else 0
 
     def finished(self):  # what nobody trains has 0 steps, and always is
         return self.reached() == self.steps
@@ -240,8 +252,8 @@ def training_batch(model, progress, rng):
     return np.pad(xs, ((0, 0), (0, 0), (0, absent))), ys, icl.loss_weights(xs, ys)
 
 
-def train(model, save_seconds=math.inf, report=None):
-    """Train a model to its end, going on from its checkpoint if there is one.
+def train(model, save_seconds=math.inf, report=None, until=math.inf):
+    """Train a model to its end, or to a step, going on from its checkpoint if there is one.
 
     After each step, report(step, loss minus the optimum's, seconds so far) says whether to go on.
     What was reached is saved at the end, and about every save_seconds.
@@ -252,8 +264,8 @@ def train(model, save_seconds=math.inf, report=None):
     optimizer = icl.Muon(params, size.lr, size.matrix_lr, clip=1.0)
     losses, over, seconds = [], [], 0.0  # of every step; minus the optimum's; of all steps together
     if model.path.exists():
-        params, extra = model.load(optimizer)
-        losses, seconds, rng.bit_generator.state = extra["losses"], extra["seconds"], extra["rng"]
+        params, extra = model.load(optimizer, rng)
+        losses, seconds = extra["losses"], extra["seconds"]
 
     def save():
         if (reached := model.reached()) > len(losses):
@@ -269,9 +281,8 @@ def train(model, save_seconds=math.inf, report=None):
                             step=len(losses), seconds=seconds, settings=model.settings, **state)
 
     model.path.parent.mkdir(parents=True, exist_ok=True)
-    save()  # so that what prevents saving is reported now
     saved, cost, go_on = time.monotonic(), 0.0, True
-    while len(losses) < model.steps and go_on:
+    while len(losses) < min(model.steps, until) and go_on:
         start, progress = time.monotonic(), len(losses) / model.steps
         if lesson(model, progress) != present:
             present = c, n_points = lesson(model, progress)
@@ -454,7 +465,7 @@ def read_predictions(path):
         with np.load(path, allow_pickle=False) as npz:
             arrays = dict(npz)
         facts = json.loads(str(arrays.pop("header")))
-        facts["size"], facts["marks"], facts["settings"]  # an error, if they are not there
+        Size(**facts["size"]), facts["marks"], dict(facts["settings"])  # an error if they are not
     except Exception as error:  # whatever a stranger's file can cause
         raise icl.Refused(f"{path} is not a predictions file that can be used: "
                           f"{str(error) or repr(error)}".split("\n")[0]) from error
@@ -464,10 +475,10 @@ def read_predictions(path):
 def is_due(p, sheets):
     """Whether a predictor is to be measured, once or again. Only a finished model ever is."""
     finished = p.finished()
-    if not p.predictions.exists():
+    if not p.predictions.is_file():
         return finished
     facts, _ = read_predictions(p.predictions)
-    p.refuse_others(p.predictions, facts["settings"])
+    p.refuse_others(p.predictions, facts)
     newer = p.path.exists() and p.path.stat().st_mtime > p.predictions.stat().st_mtime
     return finished and (newer or facts["marks"] != {key: s.mark for key, s in sheets.items()})
 
@@ -485,7 +496,8 @@ def arrange(e, measured):
         learner = NOISY if name == "mixture" else f"{NOISY} of {name}"
         for key, predictions in arrays.items():
             key, _, noisy = key.partition("/")
-            if key in sheets and sheets[key].mark == facts["marks"].get(key):
+            if (key in sheets and sheets[key].mark == facts["marks"].get(key)
+                    and predictions.shape == sheets[key].truth.shape):
                 on[key][learner if noisy else shown] = np.float64(predictions)
         if "noise" in facts:
             noise[name] = facts["noise"]
@@ -782,7 +794,7 @@ def show(a, experiments):
     figures, rows = {}, ["experiment,figure,predictor,x,value,standard_error,quantity"]
     for e in experiments:
         measured = {p.name: read_predictions(p.predictions) for p in predictors_of(e, a.out)
-                    if p.predictions.exists()}
+                    if p.predictions.is_file()}
         on, noise = arrange(e, measured)
         figures[e.name] = figures_of(e, on, sheets_of(e))
         for f in figures[e.name]:
@@ -959,11 +971,13 @@ def stages(a):
                   for p in predictors_of(e, a.out)]
     for p, sheets in predictors:
         is_due(p, sheets)  # refuses another run's files
-    todo = [model for model in chosen if not model.finished() and not model.predictions.exists()]
+    todo = [model for model in chosen if not model.finished() and not model.predictions.is_file()]
     print(f"{a.size} size into {a.out}, seed {a.seed}, NumPy {np.__version__}")
     if todo:
         for e in experiments:
             rehearse(e, a.out)
+        for model in todo:
+            train(model, until=0)  # whatever cannot be gone on from, or saved, is found here
         print(f"training {', '.join(model.label for model in todo)}\nshown are the steps done, and "
               "how much the loss is over the optimum's", flush=True)
         for model in todo:
@@ -974,7 +988,7 @@ def stages(a):
     side_by_side([(measure_job, p) for p in due], a.processes,
                  lambda done, working: f"measuring: {done} of {len(due)} predictors done")
     show(a, experiments)
-    if missing := [p.label for p, _ in predictors if not p.predictions.exists()]:
+    if missing := [p.label for p, _ in predictors if not p.predictions.is_file()]:
         print(f"not trained yet, so not shown: {', '.join(missing)}", flush=True)
 
 
