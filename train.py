@@ -23,7 +23,7 @@ same command goes on from its last checkpoints.
 import os
 
 for _name in ("OPENBLAS_NUM", "MKL_NUM", "OMP_NUM", "VECLIB_MAXIMUM"):  # read by NumPy's BLAS
-    os.environ.setdefault(f"{_name}_THREADS", "1")
+    os.environ[f"{_name}_THREADS"] = "1"  # more could change the last bits
 
 import argparse
 import contextlib
@@ -805,7 +805,8 @@ def show(a, experiments):
                      for name, (facts, _) in measured.items() if "seconds" in facts]
         print("\n".join(tables(e, on, noise)))
     icl.write_whole(a.out / "results.csv", "\n".join([*rows, ""]).encode())
-    icl.write_whole(a.out / "report.html", report(a.size, figures, settings).encode())
+    page = report(a.size, figures, settings)
+    icl.write_whole(a.out / "report.html", page.encode(errors="backslashreplace"))
     print(f"{a.out / 'report.html'} shows it all", flush=True)
 
 
@@ -994,6 +995,8 @@ def stages(a):
 
 def main(argv=None):
     """One run. Exit status: 0, 2 for an error that its user can mend, or 130 for Ctrl-C."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold what no text can
     try:
         stages(parse_arguments(argv))
     except KeyboardInterrupt:
