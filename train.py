@@ -292,8 +292,7 @@ def train(model, save_seconds=math.inf, report=None, until=math.inf):
         optimizer.lr, optimizer.matrix_lr = size.lr * schedule, size.matrix_lr * schedule
         batch = training_batch(model, progress, rng)
         try:
-            with np.errstate(all="ignore"):  # the optimiser says where numbers are not finite
-                losses.append(icl.train_step(params, e.config, optimizer, *batch))
+            losses.append(icl.train_step(params, e.config, optimizer, *batch))
         except FloatingPointError as error:
             raise icl.Refused(f"{model.label} diverged at step {len(losses) + 1} with seed "
                               f"{e.seed}: {error}; lower the Size's learning rates") from error
@@ -835,7 +834,7 @@ def rehearse(e, out):
 
 # ------------------------------------------------------------------------------------- processes
 
-SECONDS_TO_SAVE = 20  # what a step has reached, before a process is killed
+SECONDS_TO_SAVE = 2  # what a step has reached, before a process is killed
 
 
 def side_by_side(jobs, processes, status):
@@ -880,6 +879,8 @@ def side_by_side(jobs, processes, status):
             process.join()
         if before:
             signal.signal(signal.SIGINT, before)
+    if stops:  # pressed since the last look
+        raise KeyboardInterrupt
     show_status("")
 
 
@@ -895,6 +896,7 @@ def start(process):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
 
 
+@np.errstate(all="ignore")  # what is not finite is told in words
 def work(sender, function, *arguments):
     """A job in its process. Why it cannot be done, the parent hears."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
