@@ -84,8 +84,9 @@ class Size:
     def check(self):  # ValueError, by name, where a field cannot be
         plain_numbers(self)
         for name, value in asdict(self).items():
-            rate, share, least = name.endswith("lr"), name == "curriculum", 1 + (name == "prompts")
-            least, most = (1e-30, 1e30) if rate else (0.0, 0.99) if share else (least, 1_000_000)
+            least = 2 if name.endswith(("points", "prompts")) else 1
+            rates = {"lr": (1e-30, 1e30), "matrix_lr": (1e-30, 1e30), "curriculum": (0.0, 0.99)}
+            least, most = rates.get(name, (least, 1_000_000))
             if not isinstance(value, (int, type(least))) or not least <= value <= most:
                 raise ValueError(f"{name} must be from {least} to {most:,}, not {value!r}")
 
@@ -151,6 +152,7 @@ def make_experiment(name, size, seed=0):
         sweeps = {"weights": {w: ConvexCombination(*classes.values(), w) for w in weights},
                   "frequency": {w: Sinusoid(frequency=w) for w in common_and_rare}}
     pretraining = classes | {"mixture": Mixture(tuple(classes.values()))}
+    pretraining["mixture"].hypotheses()  # ValueError if it has too many for the exact optimum
     return Experiment(name, size, classes, pretraining, n_points, steps, at, sweeps, seed,
                       curriculum)
 
@@ -223,9 +225,10 @@ def predictors_of(e, out):
     """All predictors of an experiment. With twice the steps, a 50:50 mixture model sees as many
     prompts of a class as that class's specialist."""
     steps = {m: e.steps * (1 + isinstance(c, Mixture)) for m, c in e.pretraining.items()}
-    if wrong := [name for name in steps if not re.fullmatch("'[A-Za-z0-9_ -]{1,50}'", repr(name))]:
-        raise icl.Refused(f"{wrong[0]!r} cannot name files: use letters, digits, spaces, _ and -")
     computed = "least squares", "Lasso", MIXED, OWN, *(f"optimum of {m}" for m in e.classes)
+    for name in steps:
+        if name in computed or not re.fullmatch("'[A-Za-z0-9_ -]{1,50}'", repr(name)):
+            raise icl.Refused(f"{name!r} cannot name a model: use letters, digits, spaces, _ and -")
     return [Predictor(e, name, steps.get(name, 0), out / e.name / f"{name.replace(' ', '-')}.npz")
             for name in [*steps, *computed]]
 
