@@ -84,9 +84,8 @@ class Size:
     def check(self):  # ValueError, by name, where a field cannot be
         plain_numbers(self)
         for name, value in asdict(self).items():
-            least = 2 if name.endswith(("points", "prompts")) else 1
             rates = {"lr": (1e-30, 1e30), "matrix_lr": (1e-30, 1e30), "curriculum": (0.0, 0.99)}
-            least, most = rates.get(name, (least, 1_000_000))
+            least, most = rates.get(name, (1 + name.endswith(("points", "prompts")), 1_000_000))
             if not isinstance(value, (int, type(least))) or not least <= value <= most:
                 raise ValueError(f"{name} must be from {least} to {most:,}, not {value!r}")
 
@@ -204,9 +203,8 @@ class Predictor:
             step, losses = extra["step"], extra.get("losses", [0.0] * self.steps)  # kept to the end
             fits = len(losses) == step <= self.steps and 0 <= extra["seconds"] <= 1e5 * step
             if optimizer:
-                rng.bit_generator.state, state = extra["rng"], optimizer.state
-                fits = (fits and state["t"] == step and rng.bit_generator.state == extra["rng"]
-                        and min(a.min() for name, a in state.items() if name[0] == "v") >= 0)
+                rng.bit_generator.state, s = extra["rng"], optimizer.state
+                fits &= s["t"] == step and min(a.min() for n, a in s.items() if n[0] == "v") >= 0
             if not fits or np.array([*losses, 0.0]).dtype != float:
                 raise ValueError(f"its numbers are not those of {step} steps of training")
         except Exception as error:  # whatever a stranger's file can cause
@@ -498,8 +496,7 @@ def arrange(e, measured):
         learner = NOISY if name == "mixture" else f"{NOISY} of {name}"
         for key, predictions in arrays.items():
             key, _, noisy = key.partition("/")
-            if (key in sheets and sheets[key].mark == facts["marks"].get(key)
-                    and predictions.shape == sheets[key].truth.shape):
+            if key in sheets and sheets[key].mark == facts["marks"].get(key):
                 on[key][learner if noisy else shown] = np.float64(predictions)
         if "noise" in facts:
             noise[name] = facts["noise"]
@@ -851,7 +848,7 @@ def side_by_side(jobs, processes, status):
     if threading.current_thread() is threading.main_thread():  # Ctrl-C reaches no other
         before = signal.signal(signal.SIGINT, lambda *_: stops.append(True))
     try:
-        while waiting or working:
+        while (waiting or working) and not stops:
             while waiting and len(working) < processes:
                 i, job = waiting.pop(0)
                 receiver, sender = spawn.Pipe(duplex=False)
@@ -863,8 +860,6 @@ def side_by_side(jobs, processes, status):
                 said = time.monotonic()
                 show_status(status(done, [i for i, *_ in working.values()]))
             ended = multiprocessing.connection.wait(list(working), 0.2)
-            if stops:
-                raise KeyboardInterrupt
             for sentinel in ended:
                 _, process, receiver, _ = working.pop(sentinel)
                 process.join()
@@ -882,7 +877,7 @@ def side_by_side(jobs, processes, status):
             process.join()
         if before:
             signal.signal(signal.SIGINT, before)
-    if stops:  # pressed since the last look
+    if stops:
         raise KeyboardInterrupt
     show_status("")
 
@@ -984,11 +979,10 @@ def stages(a):
             rehearse(e, a.out)
         for model in todo:
             train(model, until=0)  # whatever cannot be gone on from, or saved, is found here
-        print(f"training {', '.join(model.label for model in todo)}\nshown are the steps done, and "
-              "how much the loss is over the optimum's", flush=True)
-        for model in todo:
             if step := model.reached():
                 print(f"{model.label} goes on from step {step:,} of {model.steps:,}", flush=True)
+        print(f"training {', '.join(model.label for model in todo)}\nshown are the steps done, and "
+              "how much the loss is over the optimum's", flush=True)
         train_all(todo, a.processes)
     due = [p for p, sheets in predictors if is_due(p, sheets)]
     side_by_side([(measure_job, p) for p in due], a.processes,
