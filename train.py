@@ -834,7 +834,7 @@ def rehearse(e, out):
 
 # ------------------------------------------------------------------------------------- processes
 
-SECONDS_TO_SAVE = 2  # what a step has reached, before a process is killed
+SECONDS_TO_SAVE = 5  # what a step has reached, before a process is killed
 
 
 def side_by_side(jobs, processes, status):

@@ -31,6 +31,7 @@ def mean(values, z=1.96):
     return values.mean(), z * values.std(ddof=1) / len(values) ** 0.5
 
 
+@np.errstate(invalid="ignore")  # 0 / 0 is nan, and has no row
 def ratio(a, b):
     """mean(a) / mean(b) over prompts, and half of its interval by the delta method."""
     r = a.mean() / b.mean()
