@@ -16,6 +16,7 @@ import contextlib
 import copy
 import html
 import io
+import json
 import math
 import os
 import signal
@@ -785,6 +786,28 @@ def test_files_of_other_settings_and_damaged_ones_are_refused_by_name(tmp_path):
     lasso.unlink()
     equal((again()[0], contents(tmp_path)), (0, before), "with the Lasso measured again")
 
+def test_a_state_of_training_that_cannot_be_is_refused_before_any(tmp_path):
+    model = model_in(tmp_path)
+    train.train(model, until=5)
+    with np.load(model.path) as npz:
+        arrays = dict(npz)
+    for damage in (dict(losses=[1.0]), dict(losses=["a"] * 5), dict(losses=None), dict(rng=None),
+                   dict(seconds="1"), dict(seconds=1e300), dict(step=40), dict(settings=[])):
+        header = json.loads(str(arrays["header"]))
+        header["extra"] |= damage
+        np.savez(model.path, **arrays | {"header": json.dumps(header)})
+        kept = model.path.read_bytes()
+        assert_refused(program("--out", tmp_path), "sparse.npz")
+        equal(model.path.read_bytes(), kept, f"the checkpoint with {damage}")
+    equal(model_in(tmp_path, "dense").reached(), 0, "steps of another model")
+
+def test_names_that_files_cannot_have_are_refused_in_one_line(tmp_path):
+    e = model_in(tmp_path).experiment
+    for name in ("a/b", "a,b", "x" * 51, "", "Lasso", 3):
+        other = replace(e, pretraining={name: e.mixture})
+        raises(icl.Refused, lambda: train.predictors_of(other, tmp_path), repr(name))
+    equal(str(icl.Refused("a\nb")), "a b", "a refusal with a line break")
+
 def test_what_a_user_can_mend_is_told_in_one_line(tmp_path):
     (tmp_path / "file").write_text("mine")
     assert_refused(program("--out", tmp_path / "file"), str(tmp_path / "file"))
@@ -792,7 +815,8 @@ def test_what_a_user_can_mend_is_told_in_one_line(tmp_path):
     assert_refused(program("--seed", 7, "--out", tmp_path / "wild", size=wild),
                    "diverged at step", "seed 7", "learning rates")
     for edit, words in ((dict(n_head=3), "n_embd (8)"), (dict(nnz=4), "nnz"),
-                        (dict(prompts=1), "prompts"), (dict(sparse_points=1), "sparse")):
+                        (dict(prompts=1), "prompts"), (dict(sparse_points=1), "sparse"),
+                        (dict(warmup=0), "warmup"), (dict(lr=math.nan), "lr")):
         assert_refused(program(*new, size=replace(TINIER, **edit)), words)
     with mock.patch.object(train, "draw", lambda figure: 1 / 0):  # the rehearsal finds it
         assert_refused(program(*new), "sparse", "line", "zero")
