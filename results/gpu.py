@@ -290,19 +290,25 @@ def recorded(xp, step, pool=[]):
 
 def model_of(a):
     """What train.py calls a Predictor: the model that the arguments name, at their size."""
-    experiment, name = a.name.split("/")
+    experiment = a.name.split("/")[0]
     fields = "batch", "curriculum", "first_dims", "n_layer", "n_head", "n_embd"
     given = {field: value for field in fields if (value := getattr(a, field)) is not None}
     size = replace(train.SIZES[a.size], **given)
     size = replace(size, lr=size.lr * a.rates, matrix_lr=size.matrix_lr * a.rates)
     e = train.make_experiment(experiment, size, a.seed)
-    model, = (p for p in train.predictors_of(e, a.out) if p.name == name)
-    return replace(model, steps=a.steps or sys.maxsize)
+    models = {p.label: p for p in train.predictors_of(e, a.out) if p.steps}
+    if a.name not in models:
+        sys.exit(f"gpu.py: there is no model {a.name!r}, but {', '.join(models)}")
+    return replace(models[a.name], steps=a.steps or sys.maxsize)
 
 
 def learn(a):
     """Train a model, and save it."""
-    xp, model = importlib.import_module(a.backend), model_of(a)
+    try:
+        xp = importlib.import_module(a.backend)
+    except ImportError as error:
+        sys.exit(f"gpu.py: {error}; it needs CuPy and an NVIDIA GPU")
+    model = model_of(a)
     if hasattr(xp, "cuda"):
         xp.cuda.Stream(non_blocking=True).use()  # the default stream cannot be recorded
     host = getattr(xp, "asnumpy", np.asarray)
