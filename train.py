@@ -551,6 +551,7 @@ def errors(at, *predictors):
 
 
 def mixture_models(e):
+    """The names, as figures show them, of the models that were trained on a mixture."""
     return [f"{m} model" for m in e.pretraining if m not in e.classes]
 
 

@@ -44,6 +44,7 @@ def blanked(module, text, names):
 
 
 def functions(text):
+    """The functions that a module defines at its top level, as syntax trees."""
     return [node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)]
 
 

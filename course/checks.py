@@ -50,6 +50,7 @@ def tests(function, word, by_way_of=None):
 
 
 def tokens(student):
+    """Exercise 1: the tokens of one prompt."""
     xs, ys = np.array([[[1.0, 2], [0, -1], [2, 2]]]), np.array([[3.0, 5, 4]])
     equal("the five tokens", student("interleave", xs, ys),
           [[[1, 2], [3, 0], [0, -1], [5, 0], [2, 2]]])
@@ -72,16 +73,19 @@ def like_the_answer(exercise, module, name, questions):
 
 
 def prompts(n_dims):
+    """20 prompts of 7 points of dense functions."""
     return tasks.sample_prompts(tasks.DenseLinear(n_dims), np.random.default_rng(n_dims), 20, 7)
 
 
 def last_arrays(C):
+    """Random arrays under the names and shapes of a model's last four."""
     shapes = {"ln_f.weight": C, "ln_f.bias": C, "read_out.weight": (C, 1), "read_out.bias": 1}
     r = np.random.default_rng(C)
     return {name: np.float32(0.3 + r.standard_normal(shape)) for name, shape in shapes.items()}
 
 
 def affine_functions(student):
+    """Exercise 9: the functions have the law that the lab gives."""
     at = np.tile(np.array([[0.0], [1], [2]]), (20_000, 1, 1))
     y = student("lambda seed, x: Affine().sample(__import__('numpy').random.default_rng(seed), "
                 "len(x))(x)", 3, at)
@@ -91,6 +95,7 @@ def affine_functions(student):
 
 
 def affine_optimum(student):
+    """Exercise 9: the hypotheses give the exact optimum."""
     groups = student("lambda: [(h.features, h.prior, h.noise) for h in Affine().hypotheses()]")
     theirs, line = answer(9, "affine", "Affine")(), tasks.DenseLinear(1)
     mine = types.SimpleNamespace(
@@ -103,6 +108,7 @@ def affine_optimum(student):
 
 
 def verdicts(student):
+    """Exercise 10: data or learning, told from errors."""
     for errors, expected in (((0.4, 0.3), "data"), ((0.4, 0.001), "learning"),
                              ((0.02, 0.001), "none"), ((0.09, 0.0), "none"), ((2, 2), "data")):
         got = student("verdict", *errors)

@@ -1,7 +1,7 @@
 """Train one model of train.py on an NVIDIA GPU, by icl.py as it is: CuPy takes NumPy's place in it.
 
     python results/gpu.py sparse/mixture --seconds 540 --out runs/gpu
-    python results/gpu.py sparse/mixture --measure --out runs/gpu         on the CPU, by train.measure
+    python results/gpu.py sparse/mixture --measure --out runs/gpu      on the CPU, by train.measure
 
 Initial values, prompts, curriculum, loss weights, optimiser and schedule are those of train.train.
 With --steps alone so are the numbers, but for rounding. With --seconds the learning rates fall to
@@ -334,8 +334,8 @@ def learn(a):
         if now > shown[1] + 10 or progress >= 1:
             recent = host(history[max(0, done - 50):max(1, done)]).mean()
             print(f"{a.name}: {now - START:.0f} s, {done} steps of {size.batch} prompts, loss "
-                  f"{recent:.4f}, {1000 * (now - shown[1]) / max(1, done - shown[0]):.1f} ms a step",
-                  flush=True)
+                  f"{recent:.4f}, {1000 * (now - shown[1]) / max(1, done - shown[0]):.1f} ms a "
+                  "step", flush=True)
             shown = done, now
             if done and not math.isfinite(recent):
                 sys.exit(f"{a.name} diverged")
@@ -367,8 +367,8 @@ def save(model, params, losses, seconds):
     rows = [f"{i},{np.mean(losses[i - every:i]):.9g}\n"
             for i in range(every, len(losses) + 1, every)]
     model.path.with_suffix(".csv").write_text("".join(["step,loss\n", *rows]))
-    icl.save_checkpoint(model.path, params, model.experiment.config, step=model.steps, seconds=seconds,
-                        settings=model.settings)
+    icl.save_checkpoint(model.path, params, model.experiment.config, step=model.steps,
+                        seconds=seconds, settings=model.settings)
     data, part = model.path.read_bytes(), 15 << 20
     for i in range(0, len(data), part):
         Path(f"{model.path}.{i // part}").write_bytes(data[i:i + part])

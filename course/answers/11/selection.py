@@ -5,6 +5,7 @@ from tasks import DenseLinear, Mixture, SparseLinear, sample_prompts
 
 
 def selection_weight(predictions, a, b):
+    """The weight w of b at each position; predictions, a, b (B, N) -> (N,)."""
     # The sum over prompts of (m - (1 - w) a - w b)^2, with m = predictions, is least where its
     # derivative in w is 0: (m - a - w (b - a)) . (b - a) = 0.
     return ((predictions - a) * (b - a)).sum(0) / ((b - a) ** 2).sum(0)

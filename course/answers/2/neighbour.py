@@ -3,6 +3,7 @@ from tasks import DenseLinear, sample_prompts
 
 
 def nearest_neighbour(xs, ys):
+    """The y of the nearest earlier x; xs (B, N, d), ys (B, N) -> predictions (B, N)."""
     predictions = np.zeros(ys.shape)  # (B, N)
     for k in range(1, ys.shape[1]):
         distance = ((xs[:, k, None] - xs[:, :k]) ** 2).sum(2)  # (B, k)

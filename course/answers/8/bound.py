@@ -5,6 +5,7 @@ from tasks import DenseLinear, sample_prompts
 
 
 def bound(params):
+    """A number that no prediction of a model with these parameters exceeds in size."""
     # A prediction is w . n + shift. The final layer norm makes n: its mean is 0 and its length at
     # most sqrt(C). As n has mean 0, w . n = (w - mean(w)) . n, and Cauchy-Schwarz bounds that.
     w = params["ln_f.weight"] * params["read_out.weight"][:, 0]
