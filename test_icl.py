@@ -725,7 +725,7 @@ def test_the_command_trains_measures_shows_and_again_changes_nothing(tmp_path):
 
 def test_however_a_run_ends_it_goes_on_to_the_same_bits(tmp_path):
     calm, storm = tmp_path / "calm", tmp_path / "storm"
-    arguments = "--steps", 1000, "--seed", 1, "--out"
+    arguments = "--steps", 500, "--seed", 1, "--out"
     equal(program(*arguments, calm, "--processes", 6)[0], 0, "exit status")
     first, reached = storm / "sparse/mixture.npz", 0
     step = lambda: icl.load_checkpoint(first)[2]["step"] if first.exists() else 0
@@ -739,7 +739,7 @@ def test_however_a_run_ends_it_goes_on_to_the_same_bits(tmp_path):
         err = p.communicate(timeout=30)[1].strip()  # at its last child's end, too: none is left
         equal((p.returncode, err), (status, words), "exit status and stderr")
         reached = step()
-    below(reached, 2000, "steps before the last run")
+    below(reached, 1000, "steps before the last run")
     with mock.patch.object(train, "show", side_effect=KeyboardInterrupt):
         equal(program(*arguments, storm, "--processes", 1)[0], 130, "exit status")
     equal(program(*arguments, storm)[0], 0, "exit status")
