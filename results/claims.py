@@ -81,8 +81,10 @@ def class_claims(e, shown, at, noise):
     curve = {p: at.error(p) for p in (MODEL, MIXED, NOISY, OWN, f"{shown} model", f"{other} model",
                                       "least squares", "Lasso")}
     error = {p: v.mean(1) for p, v in curve.items()}
-    times = lambda p, first, last=None: ratio(
-        curve[MODEL][:, first:last].mean(1), curve[p][:, first:last].mean(1))
+
+    def times(p, first, last=None):
+        return ratio(curve[MODEL][:, first:last].mean(1), curve[p][:, first:last].mean(1))
+
     claims = {f"near-optimal on {shown} functions": [
         ("effective label noise of the mixture model", noise("mixture"), {"at_most": 0.1}),
         (f"its curve beside the {NOISY}'s", residual(curve[MODEL], curve[NOISY]),
@@ -113,16 +115,22 @@ def sweep_claims(e, name, x, at):
     """Outside pretraining, as class_claims: does the model fail, and would an ideal learner?"""
     variance = x**2 + (1 - x) ** 2 if name == "weights" else 1
     error = {p: at.error(p).mean(2) / variance for p in (MODEL, MIXED, OWN, WAVES)}  # (B, X) each
-    apart = lambda a, b: at.error(a, b).mean(2)
-    place = lambda values, where: values[:, np.isclose(x, where)].mean(1)
-    nearest = lambda control, *places: [
-        (f"at {w:g}, squared distance to the {p}", mean(place(apart(MODEL, p), w)))
-        for w in places for p in (NOISY, MIXED, control)]
-    failure = lambda where, **bound: [(
-        "its excess over the optimum, as a share of the model's",
-        ratio(place(error[MIXED] - error[OWN], where), place(error[MODEL] - error[OWN], where)),
-        bound)]
     ours, excess = error[MODEL], error[MODEL] - error[OWN]
+
+    def apart(a, b):
+        return at.error(a, b).mean(2)
+
+    def place(values, where):
+        return values[:, np.isclose(x, where)].mean(1)
+
+    def nearest(control, *places):
+        return [(f"at {w:g}, squared distance to the {p}", mean(place(apart(MODEL, p), w)))
+                for w in places for p in (NOISY, MIXED, control)]
+
+    def failure(where, **bound):
+        return [("its excess over the optimum, as a share of the model's",
+                 ratio(place(error[MIXED] - error[OWN], where), place(excess, where)), bound)]
+
     if name == "nnz":  # the paper looks at up to 7 of 20
         known = x[(x > e.size.nnz) & (x <= min(7, len(x) - 1)) & ~np.isnan(error[OWN]).any(0)]
         if not len(known):
