@@ -112,6 +112,23 @@ def tune_lasso(function_class, rng, n_points, n_prompts=300, alphas=(0.03, 0.1, 
     return np.array(alphas)[np.argmin(errors, axis=0)]
 
 
+def gaussian_process(xs, ys):
+    """Gaussian process regression on 1-D inputs: all it knows is that f is smooth.
+
+    f is normal with covariance K(x, x') = exp(-(x - x')^2 / 2), labels have the variance 1e-3. So
+    after examples (X, y) the mean of f(x) is K(x, X) (K(X, X) + 1e-3 I)^-1 y.
+    Source: Rasmussen and Williams 2006, "Gaussian Processes for Machine Learning", section 2.2.
+    """
+    check_prompts(xs, ys, 1)
+    x, ys = np.float64(xs), np.float64(ys)  # (B, N, 1), (B, N)
+    K = np.exp(-((x - x.swapaxes(1, 2)) ** 2) / 2)  # (B, N, N)
+    predictions = np.zeros(ys.shape)
+    for k in range(1, ys.shape[1]):
+        w = np.linalg.solve(K[:, :k, :k] + 1e-3 * np.eye(k), ys[:, :k, None])  # (B, k, 1)
+        predictions[:, k] = (K[:, k, None, :k] @ w)[:, 0, 0]
+    return predictions
+
+
 def bayes(function_class, label_noise=0.0):
     """The exact posterior mean of a class: no predictor has a lower expected squared error on it.
 
@@ -206,13 +223,15 @@ def _recursion(groups, xs, ys):
 
 
 def effective_noise(predictor, function_class, rng, n_points, n_prompts=1000,
-                    grid=(0, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.25, 0.5, 1)):
+                    grid=(0, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.25, 0.5, 1),
+                    prompts_of=None):
     """Effective label noise: the s at which an ideal learner errs as much as the predictor.
 
     The ideal learner, bayes(function_class, s), reads labels y + s z, with z standard normal and
     drawn once; the predictor reads y. Both predict y, on the same prompts of function_class, the
-    predictor's own pretraining. s is where their mean errors from 1 example on are equal. The
-    learner is computed on the grid, with straight lines between (for sinusoids, in 6 seconds).
+    predictor's own pretraining, or of prompts_of, a part of it. s is where their mean errors from
+    1 example on are equal. The learner is computed on the grid, with straight lines between (for
+    sinusoids, in 6 seconds).
 
     Returns s, its 95% interval (low, high), and the learner's error at s at each of the n_points.
     In the interval, the mean difference of errors, prompt by prompt, is within 1.96 standard errors
@@ -226,7 +245,7 @@ def effective_noise(predictor, function_class, rng, n_points, n_prompts=1000,
     """
     if list(grid) != sorted(grid):
         raise ValueError(f"grid must rise, not {grid}")
-    xs, ys = sample_prompts(function_class, rng, n_prompts, n_points)
+    xs, ys = sample_prompts(prompts_of or function_class, rng, n_prompts, n_points)
     z = rng.standard_normal(ys.shape)
     learner = np.stack([(bayes(function_class, s)(xs, ys + s * z) - ys) ** 2 for s in grid])
     low = value = high = np.nan

@@ -213,6 +213,8 @@ def narrow(function_class, n_dims):
     if isinstance(function_class, Mixture):
         components = tuple(narrow(c, n_dims) for c in function_class.components)
         return replace(function_class, components=components)
+    if isinstance(function_class, SparseLinear):
+        return SparseLinear(n_dims, min(function_class.nnz, n_dims))
     return replace(function_class, n_dims=n_dims)
 
 

@@ -47,8 +47,7 @@ if not __debug__:
 for module in (train, icl, baselines):
     if Path(module.__file__).resolve().parent != HERE:
         sys.exit(f"test_icl.py: it should test {HERE}, and {module.__file__} was imported")
-sys.path.insert(0, str(HERE / "results"))
-import claims
+from results import claims, report
 
 SLOW = bool(os.environ.get("ICL_SLOW"))  # also the lab's and the scripts'
 LINE, WAVE = DenseLinear(1), Sinusoid()
@@ -528,6 +527,16 @@ def test_bayes_and_class_probabilities_are_brute_force_ridge_regressions():
                 p = baselines.class_probabilities(c, s)(xs, ys)
                 same(p, np.stack([first, 1 - first], 2), margin, f"probabilities, noise {s}")
 
+def test_the_gaussian_process_is_the_conditional_mean_of_a_joint_normal():
+    xs, ys = map(np.float64, sample_prompts(WAVE, rng(), 5, 7))
+    got = baselines.gaussian_process(xs, ys)
+    for b, k in np.ndindex(5, 7):  # by the precision matrix of all labels so far and f(x)
+        x = xs[b, :k + 1, 0]
+        covariance = np.exp(-np.subtract.outer(x, x) ** 2 / 2) + np.diag([1e-3] * k + [0])
+        precision = np.linalg.inv(covariance)
+        expected = -precision[k, :k] @ ys[b, :k] / precision[k, k]
+        same(got[b, k], expected, 1e-6, f"prompt {b}, after {k} examples")
+
 def test_bayes_is_brute_force_where_no_hypothesis_explains_the_examples():
     half = ConvexCombination(LINE, WAVE, 0.5)  # that of the mixture has to choose, and cannot
     xs, ys = map(np.float64, sample_prompts(half, rng(3), 1, 40))
@@ -588,35 +597,36 @@ def test_the_selection_weight_of_the_optimum_is_the_posterior():
     mixture, (xs, ys) = Mixture((dense, sparse)), sample_prompts(sparse, rng(), 300, 5)
     a, b, m = (baselines.bayes(c)(xs, ys) for c in (dense, sparse, mixture))
     at = {"optimum of dense": a, "optimum of sparse": b, "mixture model": m}
-    got = train.selection_weight(at, ["dense", "sparse"], "mixture model").mean(0)
+    got = report.selection_weight(at, ["dense", "sparse"], "mixture model").mean(0)
     p = baselines.class_probabilities(mixture)(xs, ys)[..., 1]
     expected = (p * (b - a) ** 2).sum(0) / np.maximum(((b - a) ** 2).sum(0), 1e-9)
     same(got, expected[1:], 1e-6, "weight on the sparse class")
 
 def answers(name, learn, size="tiny", prompts=500):
-    """An experiment, and what `arrange` makes of predictors; learn(class) stands for each model."""
+    """What predictors answer in an experiment, learn(class) in the place of each model: measured."""
     e = train.make_experiment(name, replace(train.SIZES[size], prompts=prompts))
     models = {m: learn(c) for m, c in e.pretraining.items()}
-    with mock.patch.object(baselines, "effective_noise", lambda *a: (0.0, (0.0, 0.0), None)):
-        measured = {p.name: train.measure(e, p.name, models.get(p.name))
-                    for p in train.predictors_of(e, Path())}
-    return e, measured, *train.arrange(e, measured)
+    noiseless = lambda *a, **k: (0.0, (0.0, 0.0), None)
+    with mock.patch.object(baselines, "effective_noise", noiseless):
+        return e, {p.name: train.measure(e, p.name, models.get(p.name))
+                   for p in train.predictors_of(e, Path())}
 
 def test_claims_on_perfect_learners_hold_and_on_predicting_zero_do_not():
     found = {}
-    for name, prompts in (("sparse", 600), ("sine", 40)):
-        e, measured, *_ = answers(name, baselines.bayes, "small", prompts)
-        found |= claims.claims_of(e, measured)
+    for name, size, prompts in (("sparse", "small", 400), ("sine", "tiny", 10)):
+        e, measured = answers(name, baselines.bayes, size, prompts)
+        found |= claims.claims_of(report.arrange(e, measured))
         if name == "sparse":
             verdicts = {claims.verdict(n, **bound) for rows in found.values()
                         for _, n, bound in rows if bound}
             assert verdicts == {"holds"}, found
-            fewer = claims.claims_of(e, {n: m for n, m in measured.items() if n != "dense"})
+            fewer = claims.claims_of(report.arrange(
+                e, {n: m for n, m in measured.items() if n != "dense"}))
             left = {what for rows in fewer.values() for what, *_ in rows if "dense model" in what}
             assert not left, f"without the dense model, expected no row on it, got {left}"
-    assert len(found) == 24, f"expected 24 claims, got {list(found)}"
-    e, measured, *_ = answers("sparse", lambda c: lambda xs, ys: 0 * ys, "small", 100)
-    _, number, bound = claims.claims_of(e, measured)["sparse: near-optimal on sparse functions"][1]
+    assert len(found) == 28, f"expected 28 claims, got {list(found)}"
+    zero = report.arrange(*answers("sparse", lambda c: lambda xs, ys: 0 * ys, "tiny", 100))
+    _, number, bound = claims.claims_of(zero)["sparse: near-optimal on sparse functions"][2]
     assert claims.verdict(number, **bound) == "does not hold", (number, bound)
 
 # -------------------------------------------------------------------------------------- the runs
@@ -715,7 +725,7 @@ def test_the_command_trains_measures_shows_and_again_changes_nothing(tmp_path):
     lines = out[out.index("dense functions"):].splitlines()
     equal(sum(line.startswith("mixture model") for line in lines), 2, "tables with the mixture")
     equal((out.isascii(), "report.html" in lines[-1]), (True, True), "ASCII alone; last line")
-    equal(len(claims.claims_in(tmp_path)), 12, "number of claims")
+    equal(len(claims.claims_in(tmp_path)), 13, "number of claims")
     path = tmp_path / "sparse/dense.npz"
     path.unlink()  # its predictions remain, and are enough
     status, out, _ = program("--out", tmp_path)
@@ -740,7 +750,7 @@ def test_however_a_run_ends_it_goes_on_to_the_same_bits(tmp_path):
         equal((p.returncode, err), (status, words), "exit status and stderr")
         reached = step()
     below(reached, 1000, "steps before the last run")
-    with mock.patch.object(train, "show", side_effect=KeyboardInterrupt):
+    with mock.patch.object(report, "show", side_effect=KeyboardInterrupt):
         equal(program(*arguments, storm, "--processes", 1)[0], 130, "exit status")
     equal(program(*arguments, storm)[0], 0, "exit status")
     equal(contents(storm), contents(calm), "files")
@@ -818,7 +828,7 @@ def test_what_a_user_can_mend_is_told_in_one_line(tmp_path):
                         (dict(prompts=1), "prompts"), (dict(sparse_points=1), "sparse"),
                         (dict(warmup=0), "warmup"), (dict(lr=math.nan), "lr")):
         assert_refused(program(*new, size=replace(TINIER, **edit)), words)
-    with mock.patch.object(train, "draw", lambda figure: 1 / 0):  # the rehearsal finds it
+    with mock.patch.object(report, "draw", lambda figure: 1 / 0):  # the rehearsal finds it
         assert_refused(program(*new), "sparse", "line", "zero")
     for arguments in (["--steps", 0], ["--seed", -1], ["--processes", 0], ["--ti"], ["--small"],
                       ["--only", "nobody"]):

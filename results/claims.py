@@ -20,9 +20,11 @@ from statistics import NormalDist
 import numpy as np
 
 import icl
-from train import MIXED, NOISY, OWN, TRUTH, selection_weight, sweep
+from results.report import GP, NOISY, WARY, WIDER, read, selection_weight, sweep
+from train import MIXED, OWN, TRUTH
 
-MODEL, DENSE, SPARSE, WAVES = "mixture model", "dense model", "sparse model", "sinusoid model"
+MODEL, WIDE, WAVES = "mixture model", "wide model", "sinusoid model"
+DENSE, SPARSE = "dense model", "sparse model"
 VERDICTS, NAN = ("does not hold", "undecided", "holds"), math.nan  # the worst first
 
 
@@ -48,14 +50,15 @@ def residual(a, b):
 
 
 def farthest(values):
-    """|Mean| of that column of values (B, X) whose mean is farthest from 0, of those without nan.
+    """|Mean| of that column of values (B, X) whose interval reaches farthest from 0.
 
     Picked from many, it has a wider interval: all columns' intervals hold at once (Bonferroni).
+    Columns with nan are left out.
     """
     columns = values.T[~np.isnan(values).any(0)]
     z = NormalDist().inv_cdf(1 - 0.025 / max(1, len(columns)))
-    value, margin = max((mean(v, z) for v in columns), key=lambda m: abs(m[0]), default=(NAN, NAN))
-    return abs(value), margin
+    numbers = [(abs(value), margin) for value, margin in (mean(v, z) for v in columns)]
+    return max(numbers, key=sum, default=(NAN, NAN))
 
 
 def verdict(number, at_least=-math.inf, at_most=math.inf):
@@ -80,6 +83,7 @@ def class_claims(e, shown, at, noise):
     other, half = next(c for c in e.classes if c != shown), e.n_points // 2
     curve = {p: at.error(p) for p in (MODEL, MIXED, NOISY, OWN, f"{shown} model", f"{other} model",
                                       "least squares", "Lasso")}
+    apart = {p: mean(at.error(MODEL, p)[:, 1:].mean(1)) for p in (NOISY, WARY, MIXED)}
     error = {p: v.mean(1) for p, v in curve.items()}
 
     def times(p, first, last=None):
@@ -87,12 +91,14 @@ def class_claims(e, shown, at, noise):
 
     claims = {f"near-optimal on {shown} functions": [
         ("effective label noise of the mixture model", noise("mixture"), {"at_most": 0.1}),
+        ("the same, on these functions alone", noise("mixture", shown)),
         (f"its curve beside the {NOISY}'s", residual(curve[MODEL], curve[NOISY]),
          {"at_most": 0.03}),
         ("beside the exact optimum's", residual(curve[MODEL], curve[MIXED])),
         ("times that learner's error, early", times(NOISY, 1, max(2, half))),
         ("times that learner's error, late", times(NOISY, half)),
-        ("excess over the optimum of the mixture", mean(error[MODEL] - error[MIXED]))],
+        ("excess over the optimum of the mixture", mean(error[MODEL] - error[MIXED])),
+        *((f"squared distance to the {p}", number) for p, number in apart.items())],
         f"no extra cost on {shown} functions for not knowing the class": [
         ("times the specialist's error", times(f"{shown} model", 0), {"at_most": 1.1}),
         ("times it from 2 examples on", times(f"{shown} model", min(2, half))),
@@ -111,10 +117,11 @@ def class_claims(e, shown, at, noise):
     return claims
 
 
-def sweep_claims(e, name, x, at):
+def sweep_claims(e, name, x, at, noise):
     """Outside pretraining, as class_claims: does the model fail, and would an ideal learner?"""
-    variance = x**2 + (1 - x) ** 2 if name == "weights" else 1
-    error = {p: at.error(p).mean(2) / variance for p in (MODEL, MIXED, OWN, WAVES)}  # (B, X) each
+    variance = x**2 + (1 - x) ** 2 if name in ("weights", "again") else 1
+    error = {p: at.error(p).mean(2) / variance
+             for p in (MODEL, MIXED, OWN, WAVES, GP, WIDE, WIDER)}  # (B, X) each
     ours, excess = error[MODEL], error[MODEL] - error[OWN]
 
     def apart(a, b):
@@ -125,7 +132,7 @@ def sweep_claims(e, name, x, at):
 
     def nearest(control, *places):
         return [(f"at {w:g}, squared distance to the {p}", mean(place(apart(MODEL, p), w)))
-                for w in places for p in (NOISY, MIXED, control)]
+                for w in places for p in (WARY, MIXED, control)]
 
     def failure(where, **bound):
         return [("its excess over the optimum, as a share of the model's",
@@ -147,7 +154,19 @@ def sweep_claims(e, name, x, at):
              ratio(there(error[MIXED] - error[OWN]), there(excess)), {"at_least": 0.5})],
             f"{where} its predictions lie between the specialists'": [
             ("squared distance to the dense model, as a share of theirs", ratio(to_dense, theirs),
-             {"at_most": 1}), ("to the sparse model", ratio(to_sparse, theirs), {"at_most": 1})]}
+             {"at_most": 1}), ("to the sparse model", ratio(to_sparse, theirs), {"at_most": 1})],
+            "at both ends it predicts as the specialist does, the paper's sign of selection": [
+            (f"at {k} non-zeros, squared distance to the {p}, as a share of the specialists'",
+             ratio(place(apart(MODEL, p), k), place(apart(DENSE, SPARSE), k)), {"at_most": 0.1})
+            for k, p in ((e.size.nnz, SPARSE), (len(x), DENSE))],
+            "trained on every number of non-zeros, it is near-optimal at each": [
+            ("effective label noise of the wide model", noise("wide"), {"at_most": 0.1}),
+            ("largest excess over its own optimum", farthest(error[WIDE] - error[WIDER]),
+             {"at_most": 0.05}),
+            *((f"at {k} non-zeros, excess over its own optimum",
+               mean(place(error[WIDE] - error[WIDER], k))) for k in x),
+            *((f"at {k} non-zeros, its error as a share of the mixture model's",
+               ratio(place(error[WIDE], k), place(ours, k))) for k in x)]}
     if name == "weights":
         return {"the error rises from both classes to the combination": [
             (f"at weight {w}, minus the {those}'", mean(place(ours, w) - place(ours, end)),
@@ -155,10 +174,25 @@ def sweep_claims(e, name, x, at):
             "it fails on half of each": [
             ("excess over the optimum there", mean(place(excess, 0.5)), {"at_least": 0.02}),
             ("times that on sinusoids", ratio(place(ours, 0.5), place(ours, 0))),
+            ("excess of a Gaussian process", mean(place(error[GP] - error[OWN], 0.5))),
             ("the sinusoid specialist's error", mean(place(error[WAVES], 0.5))),
             *nearest(WAVES, 0.5)],
             "at half of each an ideal learner of the mixture fails, too":
-            failure(0.5, at_least=0.5)}
+            failure(0.5, at_least=0.5),
+            "with half of each in pretraining, the failure between the classes is gone": [
+            ("effective label noise of the wide model", noise("wide")),
+            *((f"at weight {w}, excess over the optimum there, as a share of the mixture model's",
+               ratio(place(error[WIDE] - error[OWN], w), place(excess, w)), {"at_most": 0.5})
+              for w in (0.3, 0.5, 0.7)),
+            *((f"at weight {w}, excess over its own optimum",
+               mean(place(error[WIDE] - error[WIDER], w))) for w in (0.3, 0.5, 0.7))]}
+    if name == "again":  # at an x that the prompt has shown
+        return {"between the classes it contradicts the examples that it was shown": [
+            *((f"at weight {w}, error at an x just shown, minus that on sinusoids",
+               mean(place(ours, w) - place(ours, 0)), {"at_least": 0.02} if w == 0.5 else {})
+              for w in (0.3, 0.5, 0.7)),
+            *((f"at weight {w}, the same error of the {p}", mean(place(error[p], w)))
+              for w in (0, 0.5, 1) for p in (MODEL, MIXED, GP))]}
     common = place(ours, x[e.classes["sinusoid"].density(x).argmax()])  # at 1.5
     return {"it fails at high frequencies, rare in pretraining": [
         ("at 10, times that at 1.5", ratio(place(ours, 10), common), {"at_least": 10}),
@@ -166,44 +200,32 @@ def sweep_claims(e, name, x, at):
         "at frequency 10 an ideal learner of the mixture does not fail": failure(10, at_most=0.1)}
 
 
-def claims_of(e, measured):
-    """Claim -> its rows that have a number, from the predictions of an experiment."""
-    on, noises = train.arrange(e, measured)
-    on = {key: Answers(at) for key, at in on.items()}
+def claims_of(found):
+    """Claim -> its rows that have a number, from what was found of an experiment."""
+    e, on = found.e, {key: Answers(at) for key, at in found.on.items()}
 
-    def noise(model):  # the margin is the interval's longer side
-        s, low, high = noises.get(model, [NAN] * 3)
+    def noise(model, part="pretraining"):  # the margin is the interval's longer side
+        s, low, high = found.facts.get(model, {}).get("noise", {}).get(part, [NAN] * 3)
         return s, max(high - s, s - low) if math.isfinite(s) else 0.0
 
-    weight = {p: np.hstack([selection_weight(on[f"selection-{c}"], e.classes, p)
+    weight = {p: np.hstack([selection_weight(on[f"icl-{c}"], e.classes, p)
                             for c in e.classes]) for p in (MODEL, MIXED, NOISY)}
     groups = [class_claims(e, c, on[f"icl-{c}"], noise) for c in e.classes]
-    groups.append({"the mixture model selects a class as Bayes does": [
+    groups.append({"its selection weights are those of Bayes (ours, stricter than the paper's)": [
         ("weight off the posterior's by", farthest(weight[MODEL] - weight[MIXED]),
          {"at_most": 0.1}),
         (f"off the {NOISY}'s by", farthest(weight[MODEL] - weight[NOISY]))]})
     for name in e.sweeps:
-        x, at = sweep(e, on, name)
-        groups.append(sweep_claims(e, name, x, Answers(at)))
+        x, at = sweep(found, name)
+        groups.append(sweep_claims(e, name, x, Answers(at), noise))
     rows = {f"{e.name}: {claim}": [(*row, {})[:3] for row in rows if not math.isnan(row[1][0])]
             for group in groups for claim, rows in group.items()}
     return {claim: rows for claim, rows in rows.items() if rows}
 
 
 def claims_in(folder):
-    """The same of all experiments in a folder, from the predictions files there."""
-    found = {}
-    for name in train.EXPERIMENTS:
-        files = [train.read_predictions(path) for path in (folder / name).glob("*.predictions.npz")]
-        if len({facts["settings"]["seed"] for facts, _ in files}) > 1:
-            raise icl.Refused(f"{folder / name} holds predictions of several seeds")
-        if files:
-            size, seed = train.Size(**files[0][0]["size"]), files[0][0]["settings"]["seed"]
-            found |= claims_of(train.make_experiment(name, size, seed),
-                               {facts["settings"]["model"]: (facts, a) for facts, a in files})
-    if not found:
-        raise icl.Refused(f"{folder} holds no predictions of a run")
-    return found
+    """The same of all experiments in a folder."""
+    return {claim: rows for found in read(folder) for claim, rows in claims_of(found).items()}
 
 
 def table(runs):

@@ -399,6 +399,6 @@ if __name__ == "__main__":
     if a.measure:
         model = model_of(a)
         made = icl.load_checkpoint(model.path)[2]["settings"]
-        train.measure_job(replace(model, steps=made["steps"]))
+        train.measure_job(replace(model, steps=made["steps"]), print)
     else:
         learn(a)

@@ -24,6 +24,7 @@ import numpy as np
 
 import baselines
 import icl
+from results import report
 
 LENGTHS = 300, 600, 1200, 2500, 5000
 
@@ -34,7 +35,7 @@ def model_of(path):
     for size in train.SIZES.values() if isinstance(made, dict) else ():
         e = train.make_experiment(made.get("experiment"), size, made.get("seed"))
         model = train.Predictor(e, made.get("model"), made.get("steps"), path)
-        if made.items() <= model.settings.items() and model.finished():
+        if made.items() <= model.settings.items() and model.reached() == model.steps:
             return model
     raise icl.Refused(f"{path} is no finished model of a size in SIZES")
 
@@ -42,7 +43,7 @@ def model_of(path):
 def noise(model):
     """The effective label noise of a model, which is trained first if need be."""
     e = model.experiment
-    if not model.finished():
+    if model.reached() < model.steps:
         train.train(model)
     return baselines.effective_noise(
         partial(icl.predict, model.load()[0], e.config), e.pretraining[model.name],
@@ -74,9 +75,9 @@ def main(paths, lengths=LENGTHS):
     x = np.array(sorted({x for line in points.values() for x in line}))
     values = {label: np.array([line.get(v, (math.nan,) * 2) for v in x]).T
               for label, line in points.items()}
-    f = train.Figure("precision", "What more training buys", "", "prompts seen in training", x,
-                     values, "effective label noise", log="x")
-    (HERE / "precision.svg").write_text(train.draw(f), encoding="utf-8")
+    f = report.Figure("precision", "What more training buys", "", "prompts seen in training", x,
+                      values, "effective label noise", log="x")
+    (HERE / "precision.svg").write_text(report.draw(f), encoding="utf-8")
 
 
 if __name__ == "__main__":

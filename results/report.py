@@ -1,0 +1,549 @@
+"""The last stage of a run: tables, figures and a page, from the predictions files in its folder.
+
+    python results/report.py results/paper
+
+writes results.csv, a figure each as EXPERIMENT-FIGURE.svg, and report.html into the folder, and
+prints the tables. train.py ends with it. It reads predictions and nothing else: no model is needed,
+and what is missing is a missing line.
+"""
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import train  # before NumPy: it holds the BLAS to one thread
+import argparse
+import csv
+import html
+import io
+import math
+import os
+import textwrap
+from dataclasses import dataclass
+from datetime import timedelta
+
+import numpy as np
+
+import icl
+from train import MIXED, OWN, PICTURES, TRUTH
+
+NOISY = "noisy ideal learner"   # believes that labels are noisy, and reads noisy ones
+WARY = "wary ideal learner"     # believes the same, and reads clean ones
+WIDER, GP = "optimum of the wide mixture", "Gaussian process"
+
+
+# ---------------------------------------------------------------------------- what was predicted
+
+@dataclass
+class Found:
+    """What a folder holds of an experiment."""
+    e: train.Experiment
+    on: dict      # sheet -> predictor -> predictions (B, A), and under TRUTH what is right; here
+    sheets: dict  # models are called "dense model" and so on
+    facts: dict   # predictor, as its file calls it -> facts
+
+
+def arrange(e, measured):
+    """Found, from the facts and arrays of each predictor that is measured. """
+    sheets = train.sheets_of(e)
+    on = {key: {TRUTH: np.float64(sheet.ys[:, sheet.at])} for key, sheet in sheets.items()}
+    for name, (facts, arrays) in measured.items():
+        for key, predictions in arrays.items():
+            key, _, kind = key.partition("/")
+            shown = {"": f"{name} model" if name in e.pretraining else name,
+                     "optimum": f"optimum of the {name} mixture",
+                     "noisy": NOISY, "wary": WARY}[kind]
+            if kind in ("noisy", "wary") and name != "mixture":
+                shown += f" of {name}"
+            if key in on:
+                on[key][shown] = np.float64(predictions)
+    return Found(e, on, sheets, {name: facts for name, (facts, _) in measured.items()})
+
+
+def read(folder):
+    """A list of Found, one for each experiment with predictions in a run's folder.
+
+    icl.Refused, by name, if there are none, or files that cannot stand beside each other.
+    """
+    found = []
+    for name in train.EXPERIMENTS:
+        files = [train.read_predictions(path)
+                 for path in sorted((folder / name).glob("*.predictions.npz"))]
+        if len({facts["settings"]["seed"] for facts, _ in files}) > 1:
+            raise icl.Refused(f"{folder / name} holds predictions of several seeds")
+        if files:
+            facts, _ = files[0]
+            e = train.make_experiment(name, train.Size(**facts["size"]), facts["settings"]["seed"])
+            found.append(arrange(e, {f["settings"]["model"]: (f, arrays) for f, arrays in files}))
+    if not found:
+        raise icl.Refused(f"{folder} holds no predictions of a run")
+    return found
+
+
+def errors(at, *predictors):
+    """Predictor -> squared errors, of those that were asked."""
+    return {p: (at[p] - at[TRUTH]) ** 2 for p in predictors if p in at}
+
+
+def sweep(found, name):
+    """Places (X,); predictor -> predictions (B, X, A), of those that were asked at all places."""
+    places = found.e.sweeps[name]
+    sheets = [found.on[f"{name}-{x:g}"] for x in places]
+    return np.array(list(places)), {p: np.stack([at[p] for at in sheets], axis=1)
+                                    for p in sheets[0] if all(p in at for at in sheets)}
+
+
+def selection_weight(at, classes, predictor):
+    """Samples (B, N - 1) of the weight that a predictor puts on the second class, one a prompt.
+
+    With a and b the optimal predictions for the two classes and m the predictor's, that weight is
+    the w that best mixes them into m:
+
+        minimise E (m - (1 - w) a - w b)^2:   w = E (m - a)(b - a) / E (b - a)^2  over prompts.
+
+    An optimum of the mixture has m = (1 - p) a + p b, p the exact posterior probability of the
+    second class, so its own w is the mean of p, weighted in the same way by (b - a)^2. Where the
+    two optima agree, E (b - a)^2 < 0.05, there is nothing to choose and no weight.
+    """
+    a, b = (at[f"optimum of {name}"] for name in classes)
+    step = (b - a)[:, 1:]  # (B, N - 1): from no example nothing can be told
+    power = np.where((step**2).mean(0) > 0.05, (step**2).mean(0), np.nan)
+    share = (at[predictor] - a)[:, 1:] * step
+    w = share.mean(0) / power
+    return w + (share - w * step**2) / power  # their mean is w, their standard error w's
+
+
+def mean_and_error(values):
+    """Mean over prompts of values (B, X), and its standard error: (X,) each."""
+    spread = values.std(0, ddof=1) if len(values) > 1 else np.zeros(values.shape[1])
+    return values.mean(0), spread / math.sqrt(len(values))
+
+
+# --------------------------------------------------------------------------------------- figures
+
+@dataclass
+class Figure:
+    """lines: predictor -> values (B, X) on B prompts at X places; their means are drawn."""
+    name: str
+    title: str
+    caption: str     # at most two sentences: what is drawn, and what to look for
+    xlabel: str
+    x: np.ndarray    # (X,)
+    lines: dict      # at most five
+    ylabel: str = "squared error"
+    log: str = ""         # axes with a logarithmic scale: "x", "y" or "xy"
+    low: float = None     # where the y axis begins
+    backdrop: tuple = ()  # a label, and (X,) to be drawn behind the lines
+    dots: tuple = ()      # (x, y) of points to be drawn
+
+
+def figures_of(found):
+    """All figures of an experiment that have a line."""
+    e, figures = found.e, [picture(found, name) for name in PICTURES if name in found.sheets]
+    figures += [icl_figure(found, shown) for shown in e.curves]
+    for shown in e.classes:
+        figures += [optimum_figure(found, shown), selection_figure(found, shown)]
+    for draw_sweep in (nnz_figures, weights_figures, frequency_figures):
+        figures += draw_sweep(found)
+    return [f for f in [*figures, training_figure(found)] if f.lines]
+
+
+def picture(found, name):
+    """One function, and what the mixture model predicts everywhere from ten examples of it."""
+    sheet, at = found.sheets[name], found.on[name]
+    return Figure(
+        name, f"After {sheet.at[0]} examples: {PICTURES[name][0]}",
+        "Dots are the examples in the prompt. Does the model's curve follow the true function?",
+        "x", sheet.xs[:, -1, 0],
+        {p: at[p].T for p in (TRUTH, MIXED, "mixture model") if p in at},
+        "f(x)", dots=tuple(zip(sheet.xs[0, :-1, 0], sheet.ys[0, :-1])))
+
+
+def specialists(e):
+    """The models but for the mixture model and the wide one, which have figures of their own."""
+    return [f"{m} model" for m in e.pretraining if m not in ("mixture", "wide")]
+
+
+def icl_figure(found, shown):
+    """Errors by number of examples: the models beside least squares and the Lasso."""
+    e, at = found.e, found.on[f"icl-{shown}"]
+    log = "y" if e.mixture.n_dims == 1 else ""
+    if shown in e.classes:
+        others, caption = ("least squares", "Lasso"), (
+            "A specialist was trained on one class alone. Is the mixture model as good as the "
+            f"{shown} one, and does it leave the other behind?")
+    else:
+        others, caption = (OWN, GP), (
+            "No model was trained on such functions. Their optimum shows what can be learned from "
+            "the examples; a Gaussian process only knows that f is smooth.")
+    return Figure(f"icl-{shown}", f"{shown.capitalize()} functions: who learns from examples?",
+                  caption, "examples in the prompt", np.arange(e.n_points),
+                  errors(at, *specialists(e), *others, "mixture model"), log=log)
+
+
+def optimum_figure(found, shown):
+    """Errors by number of examples: the mixture model beside what is possible."""
+    e, at = found.e, found.on[f"icl-{shown}"]
+    return Figure(
+        f"optimum-{shown}", f"{shown.capitalize()} functions: how near is the optimum?",
+        "The optimum of the mixture is the least error that is possible. The noisy ideal learner "
+        "reads noisy labels, just so noisy that its mean error is the mixture model's.",
+        "examples in the prompt", np.arange(e.n_points),
+        errors(at, NOISY, MIXED, f"{shown} model", "mixture model"),
+        log="y" if e.mixture.n_dims == 1 else "")
+
+
+def selection_figure(found, shown):
+    """Which class's optimum the predictions are like, by number of examples."""
+    e, at, (first, second) = found.e, found.on[f"icl-{shown}"], found.e.classes
+    there = {f"optimum of {first}", f"optimum of {second}"} <= at.keys()
+    return Figure(
+        f"selection-{shown}", f"{shown.capitalize()} functions: which class is selected?",
+        f"0: predictions are those of the optimum for {first} functions; 1: for {second} "
+        "functions. No line where these two agree.", "examples in the prompt",
+        np.arange(1, e.n_points),
+        {p: selection_weight(at, e.classes, p) for p in (NOISY, MIXED, "mixture model")
+         if there and p in at}, f"weight on the {second} class")
+
+
+def after(e, numbers):
+    """The numbers of examples that a sweep measures after, in words."""
+    return f"after {' to '.join(str(n) for n in sorted({numbers[0], numbers[-1]}))} examples"
+
+
+def nnz_figures(found):
+    """Errors on every number of non-zeros, and whose predictions they are."""
+    e, d = found.e, found.e.size.n_dims
+    if "nnz" not in e.sweeps:
+        return []
+    (x, at), when = sweep(found, "nnz"), after(e, e.at)
+    along = f"non-zero coefficients of {d}", x
+    mean = {p: v.mean(2) for p, v in errors(at, *at).items()}
+    pairs = {p: (p, "mixture model") for p in ("dense model", "sparse model", MIXED)}
+    pairs["between the specialists"] = "dense model", "sparse model"
+    figures = [Figure(
+        "nnz", f"From sparse to dense, {when}",
+        f"Pretraining had functions with {e.size.nnz} and with all {d} non-zeros. In between, "
+        "which specialist's error is the mixture model's like?", *along,
+        {p: mean[p] for p in (*specialists(e), OWN, MIXED, "mixture model") if p in mean}), Figure(
+        "nnz-distance", f"Whose predictions are they, {when}?",
+        "How far others' predictions are from the mixture model's. Near 0, it predicts as they "
+        "do.", *along,
+        {key: ((at[p] - at[q]) ** 2).mean(2) for key, (p, q) in pairs.items()
+         if p in at and q in at}, "squared distance")]
+    if "wide model" in mean:
+        figures.append(Figure(
+            "nnz-coverage", "All numbers of non-zeros in pretraining",
+            f"The wide model was trained on functions with 1 to {d} non-zeros, the mixture model "
+            "on two of these numbers. Beside each is the optimum of its own mixture.", *along,
+            {p: mean[p] for p in (OWN, WIDER, MIXED, "wide model", "mixture model") if p in mean}))
+    return figures
+
+
+def weights_figures(found):
+    """Errors between the two classes, at new places and at places that were just shown."""
+    e = found.e
+    if "weights" not in e.sweeps:
+        return []
+    (x, at), (shown, repeated) = sweep(found, "weights"), sweep(found, "again")
+    along = "weight w of w line + (1 - w) sinusoid"
+    mean = {p: v.mean(2) / (x**2 + (1 - x) ** 2) for p, v in errors(at, *at).items()}
+    figures = [Figure(
+        "weights", f"Between the two classes, {after(e, e.at)}",
+        "Pretraining had only lines, at 1, and sinusoids, at 0. Does a model fail in between, "
+        "where the optimum for these functions does not?", along, x,
+        {p: mean[p] for p in (*specialists(e)[1:], GP, OWN, MIXED, "mixture model") if p in mean},
+        "squared error / Var f", "y"), Figure(
+        "again", f"Asked again, after {e.at[-1]} examples",
+        "The last x is one that the prompt has shown with its f(x). An error here contradicts the "
+        "examples.", along, shown,
+        {p: v.mean(2) / (shown**2 + (1 - shown) ** 2)
+         for p, v in errors(repeated, GP, OWN, MIXED, "mixture model").items()},
+        "squared error / Var f", "y", 1e-5)]
+    if "wide model" in mean:
+        figures.append(Figure(
+            "weights-coverage", "Half-and-half in pretraining, too",
+            "The wide model was trained on lines, sinusoids and half of each, the mixture model on "
+            "the first two. Beside each is the optimum of its own mixture.", along, x,
+            {p: mean[p] for p in (OWN, WIDER, MIXED, "wide model", "mixture model") if p in mean},
+            "squared error / Var f", "y"))
+    return figures
+
+
+def frequency_figures(found):
+    """Errors on sinusoids of one frequency, common in pretraining or rare."""
+    e = found.e
+    if "frequency" not in e.sweeps:
+        return []
+    x, at = sweep(found, "frequency")
+    return [Figure(
+        "frequency", f"Common and rare frequencies, {after(e, e.at)}",
+        "Grey: how common a frequency was in pretraining. Where it was rare, does the model fail, "
+        "and does the optimum of the mixture?", "frequency (radians per unit of x)", x,
+        {p: v.mean(2)
+         for p, v in errors(at, "sinusoid model", OWN, MIXED, "mixture model").items()},
+        log="xy", low=1e-5,
+        backdrop=("density in pretraining", e.classes["sinusoid"].density(x)))]
+
+
+def training_figure(found):
+    """Every model's loss over its optimum's, by the share of training that is done."""
+    curves = {f"{name} model": np.array(facts["curve"]).T for name, facts in found.facts.items()
+              if facts.get("curve")}
+    x = np.arange(1, 41) / 40
+    lines = {p: np.array([[over[step <= round(share * step[-1])][-5:].mean() for share in x]])
+             for p, (step, over) in curves.items() if len(step) >= 40}
+    return Figure(
+        "training", f"{found.e.name.capitalize()}: how training went",
+        "The loss minus that of the optimum, which nothing trained can fall below: 0 would be "
+        "perfect. A curriculum's first lessons have an optimum of their own.",
+        "share of the steps", x, lines, "loss over the optimum's", "y", 1e-3)
+
+
+# --------------------------------------------------------------------------------------- drawing
+
+# Okabe and Ito's palette, apart for every kind of colour vision; blue lighter, for dark pages.
+STYLES = {  # predictor: colour, dashes, width
+    "mixture model": ("#d55e00", "", 3), "dense model": ("#2b86cf", "", 1.8),
+    "linear model": ("#2b86cf", "", 1.8), "sparse model": ("#009e73", "", 1.8),
+    "sinusoid model": ("#009e73", "", 1.8), "wide model": ("#8f63c9", "", 3),
+    "least squares": ("#cc79a7", "8 3", 1.8), "Lasso": ("#cc79a7", "2 3", 2.2),
+    GP: ("#cc79a7", "8 3 2 3", 1.8), MIXED: ("currentColor", "6 4", 1.6),
+    OWN: ("currentColor", "", 1.2), WIDER: ("#8f63c9", "6 4", 1.6), NOISY: ("#e69f00", "3 3", 2.6),
+    TRUTH: ("currentColor", "", 1.2), "between the specialists": ("currentColor", "2 3", 1.2)}
+PALETTE = "#56b4e9", "#cc79a7", "#e69f00", "#2b86cf", "#009e73", "#d55e00"  # for all other lines
+CSS = """svg{color:#1a1a1a;font:16px system-ui,sans-serif}.paper{fill:#fff}
+@media(prefers-color-scheme:dark){svg{color:#eee}.paper{fill:#16181c}}
+text{fill:currentColor}.grid{fill:none;stroke:#888;stroke-opacity:.3}
+.soft{fill:#888;fill-opacity:.3}"""
+LEFT, TOP, WIDTH, HEIGHT = 72, 42, 396, 250  # the frame that data are drawn in
+BOTTOM = TOP + HEIGHT
+ROUND = [digit * 10.0**power for power in range(-6, 7) for digit in (1, 2, 5)]
+
+
+def ticks(low, high, log):
+    """A few round numbers between low and high."""
+    if log:  # powers of ten, and 2 and 5 times these where the axis spans less than two of them
+        return [v for v in ROUND[::3 if high > 90 * low else 1] if 0.99 * low <= v <= 1.01 * high]
+    step = next(v for v in ROUND if v >= (high - low) / 6)
+    return step * np.arange(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
+
+
+def scale(low, high, start, length, log):
+    """Data to a coordinate: low to start, high to start + length; cut off one length outside."""
+    transform = (lambda v: np.log(np.maximum(v, low))) if log else np.asarray
+    left, right = transform(low), transform(high)
+    return lambda v: start + length * np.clip((transform(v) - left) / (right - left), -1, 2)
+
+
+def text(x, y, words, anchor="middle"):
+    """An SVG text at (x, y)."""
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{html.escape(words)}</text>'
+
+
+def points(x, y):
+    """Coordinates in SVG's words, without those that are nan."""
+    return " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y) if b == b)
+
+
+def limits(f, means):
+    """Where the y axis begins and ends."""
+    if "y" in f.log:
+        return f.low or 1e-4, min(2, np.nanmax(means, initial=1e-2) * 1.2)
+    low, high = np.nanmin(means, initial=0.0), np.nanmax(means, initial=1e-9)
+    low, high = low - 0.05 * (high - low), high + 0.05 * (high - low)
+    return (low, high) if f.ylabel == "f(x)" else (min(0, max(-0.2, low)), min(2, high))
+
+
+def draw(f):
+    """A Figure as an SVG document, with 95% intervals over prompts as bands."""
+    drawn = {p: mean_and_error(values) for p, values in f.lines.items()}
+    low, high = limits(f, np.concatenate([mean for mean, _ in drawn.values()]))
+    first, last = f.x[0], f.x[-1] + (len(f.x) == 1)  # never of width zero
+    to_x = scale(first, last, LEFT, WIDTH, "x" in f.log)
+    to_y = scale(low, high, BOTTOM, -HEIGHT, "y" in f.log)
+    x, inside, around, key = to_x(f.x), [], [], []
+    for v in ticks(low, high, "y" in f.log):
+        inside.append(f'<path class="grid" d="M{LEFT},{to_y(v):.1f}h{WIDTH}"/>')
+        around.append(text(LEFT - 8, to_y(v) + 5, f"{v:.4g}", "end"))
+    around += [text(to_x(v), BOTTOM + 20, f"{v:.4g}") for v in ticks(first, last, "x" in f.log)
+               if v == int(v) or f.x.dtype != int]
+    if f.backdrop:
+        label, v = f.backdrop
+        outline = points(x, BOTTOM - 0.6 * HEIGHT * v / v.max())
+        inside.append(f'<polygon class="soft" points="{LEFT},{BOTTOM} {outline} '
+                      f'{LEFT + WIDTH},{BOTTOM}"/>')
+        key.append((label, '<path class="soft" d="M0,-11h30v10h-30z"/>'))
+    for i, (predictor, (y, error)) in enumerate(drawn.items()):
+        colour, dashes, width = STYLES.get(predictor, (PALETTE[i % 6], "", 2))
+        pen = f'fill="none" stroke="{colour}" stroke-width="{width}" stroke-dasharray="{dashes}"'
+        band = points([*x, *x[::-1]], [*to_y(y + 1.96 * error), *to_y(y - 1.96 * error)[::-1]])
+        inside.append(f'<polygon points="{band}" fill="{colour}" opacity=".18"/>'
+                      f'<polyline points="{points(x, to_y(y))}" {pen}/>')
+        key.append((predictor, f'<path d="M0,-6h30" {pen}/>'))
+    inside += [f'<circle cx="{to_x(a):.1f}" cy="{to_y(b):.1f}" r="4" fill="currentColor"/>'
+               for a, b in f.dots]
+    return document(f, "".join(inside), "".join(around), key[::-1])  # drawn last, named first
+
+
+def document(f, inside, around, key):
+    """The SVG of what is drawn inside and around the frame, and of the key, (label, mark) pairs."""
+    total = BOTTOM + 58 + 23 * len(key)
+    cells = [f'<g transform="translate({LEFT} {BOTTOM + 70 + 23 * i})">{mark}'
+             f'{text(40, 0, label, "start")}</g>' for i, (label, mark) in enumerate(key)]
+    frame = f'x="{LEFT}" y="{TOP}" width="{WIDTH}" height="{HEIGHT}"'
+    return f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 480 {total}" role="img">
+<title>{html.escape(f.title)}</title><style>{CSS}</style>
+<rect class="paper" width="480" height="{total}"/>
+<g font-weight="600">{text(12, 26, f.title, "start")}</g>
+<svg {frame} viewBox="{LEFT} {TOP} {WIDTH} {HEIGHT}">{inside}</svg>
+<rect class="grid" {frame}/>{around}
+{text(LEFT + WIDTH / 2, BOTTOM + 43, f.xlabel)}
+<g transform="translate(16 {TOP + HEIGHT / 2}) rotate(-90)">{text(0, 0, f.ylabel)}</g>
+{"".join(cells)}</svg>
+"""
+
+
+# ------------------------------------------------------------------------------ page and tables
+
+REPORT = """<!doctype html><html lang="en"><meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>What a transformer learns in context</title>
+<style>
+:root{{color-scheme:light dark}}
+body{{font:17px/1.5 system-ui,sans-serif;max-width:1240px;margin:2rem auto;padding:0 1rem}}
+p,ul,details{{max-width:46rem}} summary{{cursor:pointer}} .wide{{overflow-x:auto}}
+.figures{{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,24rem),1fr));gap:2rem}}
+figure{{margin:0;break-inside:avoid}} svg{{width:100%;border:1px solid #8884;border-radius:6px}}
+table{{border-collapse:collapse;font-size:15px}} td,th{{padding:.15rem .6rem;text-align:right}}
+td:first-child,th:first-child{{text-align:left}} tr+tr{{border-top:1px solid #8884}}
+</style>
+<h1>What a transformer learns in context</h1>
+<p>A transformer reads examples (x, f(x)) of a function f in its prompt and predicts f at the next
+x. No weight changes while it reads. {trained} For each experiment you see what they learned within
+their pretraining, then what they do with functions from outside it.</p>
+<ul>
+<li>A <em>predictor</em> is whatever predicts: a trained model, least squares, the Lasso.</li>
+<li>A <em>specialist</em> was trained on one class of functions, the <em>mixture model</em> on two of
+them, half of its prompts from each.</li>
+<li>An <em>optimum</em> is the best that is possible, the exact posterior mean: for these functions,
+if one is told what class they are from; of the mixture, if one has to find out.</li>
+<li>The <em>effective label noise</em> of a model says how near its optimum it is: that optimum
+would make errors as large as the model's if its labels had noise of this size. 0 is perfect.</li>
+</ul>
+<p>Errors are squared. Every class has Var f(x) = 1, so predicting zero costs 1. Bands in the
+figures are 95% intervals over prompts.</p>
+{body}
+<details><summary>Settings of every model</summary><ul>{settings}</ul></details></html>
+"""
+
+
+def html_table(rows):
+    """Rows of cells as an HTML table; the first row is its head."""
+    lines = [f"<tr>{''.join(f'<{tag}>{html.escape(str(cell))}</{tag}>' for cell in row)}</tr>"
+             for tag, row in zip(["th", *["td"] * len(rows)], rows)]
+    return f'<div class="wide"><table>{"".join(lines)}</table></div>'
+
+
+def summary(found):
+    """The table that opens an experiment: mean errors over the prompt, a row a class."""
+    e, head = found.e, ["mean error over the prompt", "mixture model", "specialist",
+                        "the other specialist", MIXED, OWN]
+    rows = [head]
+    for shown in e.curves:
+        own = shown if shown in e.classes else list(e.classes)[-1]
+        other = next(c for c in e.classes if c != own)
+        names = "mixture model", f"{own} model", f"{other} model", MIXED, OWN
+        mean = {p: f"{v.mean():.3f}" for p, v in errors(found.on[f"icl-{shown}"], *names).items()}
+        rows.append([f"{shown} functions", *(mean.get(p, "") for p in names)])
+    return html_table(rows)
+
+
+def figure_html(f):
+    """A figure with its caption, and its numbers in a table to unfold."""
+    at = sorted({round(i) for i in np.linspace(0, len(f.x) - 1, min(len(f.x), 8))})
+    rows = [[f.xlabel, *(f"{f.x[i]:.4g}" for i in at)]]
+    rows += [[p, *(f"{mean:.3g}" for mean in mean_and_error(v)[0][at])] for p, v in f.lines.items()]
+    return (f"<figure>{draw(f)}<figcaption>{html.escape(f.caption)}<details><summary>Numbers"
+            f"</summary>{html_table(rows)}</details></figcaption></figure>")
+
+
+def noise_words(facts):
+    """Effective label noise of each model, with its interval: "mixture 0.06 (0.05 to 0.07)"."""
+    parts = [(name if part == "pretraining" else f"{name} on {part} functions", number)
+             for name, f in facts.items() for part, number in f.get("noise", {}).items()]
+    return [f"{what} {s:.3f} ({low:.3f} to {high:.3f})" for what, (s, low, high) in parts]
+
+
+def page(folder, everything, figures):
+    """The report: what was trained, a section an experiment, and the settings, folded."""
+    models = {f"{found.e.name}/{name}": facts for found in everything
+              for name, facts in found.facts.items() if "seconds" in facts}
+    total = timedelta(seconds=round(sum(facts["seconds"] for facts in models.values())))
+    trained = f"{len(models)} models were trained, in {total} of one core's time." if models else (
+        "No model was trained yet.")
+    body = []
+    for found, of in zip(everything, figures):
+        e = found.e
+        body += [f"<h2>{e.name.capitalize()}: {' and '.join(e.classes)} functions</h2>",
+                 summary(found), f"<p>Effective label noise: "
+                 f"{'; '.join(noise_words(found.facts)) or 'no model is trained'}.</p>"]
+        s = found.facts.get("mixture", {}).get("noise", {}).get("pretraining", [0])[0]
+        if e.name == "sparse" and not s < 0.1:
+            finished = Path(os.path.relpath(train.__file__, folder)).parent / "results/small"
+            body.append("<p>At this size and length the experiment only begins: the mixture model "
+                        f"is not near its optimum yet. See <a href='{finished.as_posix()}/"
+                        "sparse-icl-sparse.svg'>the finished one</a> in results/small.</p>")
+        body.append(f'<div class="figures">{"".join(figure_html(f) for f in of)}</div>')
+    settings = [f"<li>{label}: {timedelta(seconds=round(facts['seconds']))}; " + html.escape(
+        ", ".join(f"{k} {v}" for k, v in facts["settings"].items())) + f"; {facts['made_by']}</li>"
+        for label, facts in models.items()]
+    return REPORT.format(trained=trained, body="\n".join(body), settings="".join(settings))
+
+
+def tables(found):
+    """ICL curves as lines of text, a table a class, and each model's effective label noise."""
+    e, lines = found.e, []
+    places = sorted({n for n in (0, 1, 2, 3, 5, 10, 20, 40, e.n_points - 1) if n < e.n_points})
+    for shown in e.classes:
+        curves = errors(found.on[f"icl-{shown}"], *(f"{m} model" for m in e.pretraining),
+                        "least squares", "Lasso", MIXED, OWN)
+        lines.append(f"{shown + ' functions, examples':29s}" + "".join(f"{n:6d}" for n in places))
+        lines += [f"{p:29s}" + "".join(f"{error:6.2f}" if error < 99 else f"{error:6.0f}"
+                                       for error in v.mean(0)[places])
+                  for p, v in curves.items()] + [""]
+    words = ", ".join(noise_words(found.facts)) or "no model is trained"
+    return [*lines, *textwrap.wrap(f"effective label noise: {words}", 80), ""]
+
+
+def csv_rows(e, figures):
+    """All that figures draw, as rows, but for what has no number."""
+    return [[e.name, f.name, p, f"{x:.6g}", f"{value:.6g}", f"{error:.3g}", f.ylabel]
+            for f in figures for p, values in f.lines.items()
+            for x, value, error in zip(f.x, *mean_and_error(values)) if value == value]  # not nan
+
+
+def show(folder):
+    """Write figures, results.csv and the report of a run's folder, and print the tables."""
+    everything = read(folder)
+    figures, table = [figures_of(found) for found in everything], io.StringIO()
+    rows = csv.writer(table, lineterminator="\n")
+    rows.writerow("experiment figure predictor x value standard_error quantity".split())
+    for found, of in zip(everything, figures):
+        rows.writerows(csv_rows(found.e, of))
+        for f in of:
+            icl.write_whole(folder / f"{found.e.name}-{f.name}.svg", draw(f).encode())
+        print("\n".join(tables(found)))
+    icl.write_whole(folder / "results.csv", table.getvalue().encode())
+    icl.write_whole(folder / "report.html",
+                    page(folder, everything, figures).encode(errors="backslashreplace"))
+    print(f"{folder / 'report.html'} shows it all", flush=True)
+
+
+if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("folder", type=Path, help="of a run, such as results/small")
+    try:
+        show(parser.parse_args().folder)
+    except (icl.Refused, OSError) as error:
+        parser.exit(2, f"report.py: error: {error}\n")
