@@ -91,7 +91,7 @@ SIZES = {
     "tiny": Size(6, 4, 48, n_dims=3, nnz=1, sparse_points=8, sparse_steps=1500, prompts=1000,
                  sine_points=16, sine_steps=1400),
     "small": Size(8, 4, 64, n_dims=8, nnz=1, sparse_points=10, sparse_steps=20_000,
-                  sine_points=21, sine_steps=3000, batch=128, prompts=3000),
+                  sine_points=21, sine_steps=3000, batch=128, prompts=1500),
     "paper": Size(12, 8, 256, n_dims=20, nnz=2, sparse_points=41, sparse_steps=3000,
                   sine_points=41, sine_steps=1500, curriculum=0.1),
 }

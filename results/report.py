@@ -175,7 +175,7 @@ def icl_figure(found, shown):
         others, caption = (OWN, GP), (
             "No model was trained on such functions. Their optimum shows what can be learned from "
             "the examples; a Gaussian process only knows that f is smooth.")
-    return Figure(f"icl-{shown}", f"{shown.capitalize()} functions: who learns from examples?",
+    return Figure(f"icl-{shown}", f"{shown.capitalize()} functions: who learns them?",
                   caption, "examples in the prompt", np.arange(e.n_points),
                   errors(at, *specialists(e), *others, "mixture model"), log=log)
 
@@ -276,7 +276,7 @@ def frequency_figures(found):
         return []
     x, at = sweep(found, "frequency")
     return [Figure(
-        "frequency", f"Common and rare frequencies, {after(e, e.at)}",
+        "frequency", f"Rare frequencies, {after(e, e.at)}",
         "Grey: how common a frequency was in pretraining. Where it was rare, does the model fail, "
         "and does the optimum of the mixture?", "frequency (radians per unit of x)", x,
         {p: v.mean(2)
@@ -306,8 +306,8 @@ STYLES = {  # predictor: colour, dashes, width
     "mixture model": ("#d55e00", "", 3), "dense model": ("#2b86cf", "", 1.8),
     "linear model": ("#2b86cf", "", 1.8), "sparse model": ("#009e73", "", 1.8),
     "sinusoid model": ("#009e73", "", 1.8), "wide model": ("#8f63c9", "", 3),
-    "least squares": ("#cc79a7", "8 3", 1.8), "Lasso": ("#cc79a7", "2 3", 2.2),
-    GP: ("#cc79a7", "8 3 2 3", 1.8), MIXED: ("currentColor", "6 4", 1.6),
+    "least squares": ("#cc79a7", "8 3", 1.8), "Lasso": ("#b8804a", "2 3", 2.2),
+    GP: ("#888888", "8 3 2 3", 1.8), MIXED: ("currentColor", "6 4", 1.6),
     OWN: ("currentColor", "", 1.2), WIDER: ("#8f63c9", "6 4", 1.6), NOISY: ("#e69f00", "3 3", 2.6),
     TRUTH: ("currentColor", "", 1.2), "between the specialists": ("currentColor", "2 3", 1.2)}
 PALETTE = "#56b4e9", "#cc79a7", "#e69f00", "#2b86cf", "#009e73", "#d55e00"  # for all other lines
@@ -315,7 +315,7 @@ CSS = """svg{color:#1a1a1a;font:16px system-ui,sans-serif}.paper{fill:#fff}
 @media(prefers-color-scheme:dark){svg{color:#eee}.paper{fill:#16181c}}
 text{fill:currentColor}.grid{fill:none;stroke:#888;stroke-opacity:.3}
 .soft{fill:#888;fill-opacity:.3}"""
-LEFT, TOP, WIDTH, HEIGHT = 72, 42, 396, 250  # the frame that data are drawn in
+LEFT, TOP, WIDTH, HEIGHT = 82, 42, 386, 250  # the frame that data are drawn in
 BOTTOM = TOP + HEIGHT
 ROUND = [digit * 10.0**power for power in range(-6, 7) for digit in (1, 2, 5)]
 
@@ -398,7 +398,7 @@ def document(f, inside, around, key):
 <svg {frame} viewBox="{LEFT} {TOP} {WIDTH} {HEIGHT}">{inside}</svg>
 <rect class="grid" {frame}/>{around}
 {text(LEFT + WIDTH / 2, BOTTOM + 43, f.xlabel)}
-<g transform="translate(16 {TOP + HEIGHT / 2}) rotate(-90)">{text(0, 0, f.ylabel)}</g>
+<g transform="translate(18 {TOP + HEIGHT / 2}) rotate(-90)">{text(0, 0, f.ylabel)}</g>
 {"".join(cells)}</svg>
 """
 
@@ -433,15 +433,15 @@ would make errors as large as the model's if its labels had noise of this size. 
 <p>Errors are squared. Every class has Var f(x) = 1, so predicting zero costs 1. Bands in the
 figures are 95% intervals over prompts.</p>
 {body}
-<details><summary>Settings of every model</summary><ul>{settings}</ul></details></html>
+<details><summary>Settings of every model</summary><ul><li>{settings}</ul></details></html>
 """
 
 
 def html_table(rows):
     """Rows of cells as an HTML table; the first row is its head."""
-    lines = [f"<tr>{''.join(f'<{tag}>{html.escape(str(cell))}</{tag}>' for cell in row)}</tr>"
-             for tag, row in zip(["th", *["td"] * len(rows)], rows)]
-    return f'<div class="wide"><table>{"".join(lines)}</table></div>'
+    lines = ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows]
+    head = lines[0].replace("td>", "th>")
+    return f'<div class="wide"><table><tr>{"</tr><tr>".join([head, *lines[1:]])}</tr></table></div>'
 
 
 def summary(found):
@@ -494,10 +494,12 @@ def page(folder, everything, figures):
                         f"is not near its optimum yet. See <a href='{finished.as_posix()}/"
                         "sparse-icl-sparse.svg'>the finished one</a> in results/small.</p>")
         body.append(f'<div class="figures">{"".join(figure_html(f) for f in of)}</div>')
-    settings = [f"<li>{label}: {timedelta(seconds=round(facts['seconds']))}; " + html.escape(
-        ", ".join(f"{k} {v}" for k, v in facts["settings"].items())) + f"; {facts['made_by']}</li>"
-        for label, facts in models.items()]
-    return REPORT.format(trained=trained, body="\n".join(body), settings="".join(settings))
+    settings = []
+    for label, facts in models.items():
+        words = ", ".join(f"{k} {v}" for k, v in facts["settings"].items())
+        took = timedelta(seconds=round(facts["seconds"]))
+        settings.append(html.escape(f"{label}: {took} of training; {words}; {facts['made_by']}"))
+    return REPORT.format(trained=trained, body="\n".join(body), settings="<li>".join(settings))
 
 
 def tables(found):
