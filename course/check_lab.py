@@ -7,8 +7,8 @@ Section by section, in a copy of the repository. A ```sh block holds commands, a
 file, if "Save this as" stands before it. A plain block must be what was printed, numbers to 2 units
 of the last digit, and each decimal number in the text must be printed or stand in the code. What
 students would write comes from the program or course/answers. Left out: a block after the comment
-"not run", and what it would print; README's commands; most of the 3,000 steps of its training loop;
-and its numbers outside the lesson, which are the record's. The notebook's cells run here, one after
+"not run", and what it would print; README's commands; and its numbers outside the lesson, which are
+the record's. The notebook's cells run here, one after
 the other, without Jupyter: what they print and the numbers that they draw must be those stored.
 """
 import argparse
@@ -87,7 +87,7 @@ class Page:
             (self.folder / save[1]).write_text(self.answer(save[1], content), encoding="utf-8")
             self.code.append(content)
         else:
-            self.script += re.sub(r"range\(3000\)", "range(3)", content)
+            self.script += content
             self.printed.clear()
             (self.folder / "lesson.py").write_text(self.script, encoding="utf-8")
             self.run(f"{sys.executable} lesson.py")
