@@ -5,7 +5,8 @@ left to right. At every x_k it predicts f(x_k), and it has seen the examples 1..
 
 An operation returns its output and a function: y, backward = layernorm(x, gain, bias). Write dy for
 the gradient of the loss with respect to y, dx to x, and so on: backward(dy) returns the inputs'
-gradients in their order, here dx, dgain, dbias. In the model, parameters' go into a dict `grads`.
+gradients in their order, here dx, dgain, dbias. In the model, gradients of parameters go into a
+dict, `grads`.
 
 Shapes: B prompts, N points, T = 2N - 1 tokens, M = BT rows, C channels, H heads, D = C / H, d dims.
 """
@@ -44,7 +45,7 @@ class Config:
             layers |= {f"h.{i}.ln_1": (C,), f"h.{i}.attn.c_attn": (C, 3 * C),
                        f"h.{i}.attn.c_proj": (C, C), f"h.{i}.ln_2": (C,),
                        f"h.{i}.mlp.c_fc": (C, 4 * C), f"h.{i}.mlp.c_proj": (4 * C, C)}
-        shapes = {"wpe.weight": (2 * self.n_points, C)}  # 2N rows, 2N - 1 tokens: last row unused
+        shapes = {"wpe.weight": (2 * self.n_points, C)}  # as Garg et al.; the last row is unused
         for name, shape in layers.items():
             shapes |= {f"{name}.weight": shape, f"{name}.bias": shape[-1:]}
         return shapes
@@ -163,7 +164,7 @@ def init_params(config, rng):
             params[name] = (std * rng.standard_normal(shape)).astype(np.float32)
         if name.endswith("c_attn.weight"):
             query, key, _ = np.split(params[name], 3, axis=1)  # views
-            key[:] = math.sqrt(0.75) * key - 0.5 * query
+            key[:] = math.sqrt(0.75) * key - 0.5 * query  # 0.75 + 0.25 = 1: its variance stays
     return params
 
 
@@ -177,7 +178,7 @@ def interleave(xs, ys):
     return tokens[:, :-1]
 
 
-def named(op, x, params, name):
+def layer(op, x, params, name):
     """linear or layernorm with parameters by name; backward leaves their gradients in `grads`."""
     weight, bias = f"{name}.weight", f"{name}.bias"
     y, op_backward = op(x, params[weight], params[bias])
@@ -196,15 +197,15 @@ def block(x, params, name, config, stride=1):
     stride of 2 lets only these go on after attention, y (B, N, C).
     """
     B, T, C = x.shape  # M = B T rows
-    n1, ln_1_backward = named(layernorm, x.reshape(-1, C), params, f"{name}.ln_1")  # (M, C)
-    qkv, c_attn_backward = named(linear, n1, params, f"{name}.attn.c_attn")  # (M, 3C)
+    n1, ln_1_backward = layer(layernorm, x.reshape(-1, C), params, f"{name}.ln_1")  # (M, C)
+    qkv, c_attn_backward = layer(linear, n1, params, f"{name}.attn.c_attn")  # (M, 3C)
     heads, attention_backward = attention(qkv.reshape(B, T, 3 * C), config.n_head)  # (B, T, C)
-    attn, attn_c_proj_backward = named(linear, heads.reshape(-1, C), params, f"{name}.attn.c_proj")
+    attn, attn_c_proj_backward = layer(linear, heads.reshape(-1, C), params, f"{name}.attn.c_proj")
     h = (x + attn.reshape(B, T, C))[:, ::stride].reshape(-1, C)  # (M, C), M = B N if stride is 2
-    n2, ln_2_backward = named(layernorm, h, params, f"{name}.ln_2")
-    fc, c_fc_backward = named(linear, n2, params, f"{name}.mlp.c_fc")  # (M, 4C)
+    n2, ln_2_backward = layer(layernorm, h, params, f"{name}.ln_2")
+    fc, c_fc_backward = layer(linear, n2, params, f"{name}.mlp.c_fc")  # (M, 4C)
     act, gelu_backward = gelu(fc)
-    mlp, mlp_c_proj_backward = named(linear, act, params, f"{name}.mlp.c_proj")  # (M, C)
+    mlp, mlp_c_proj_backward = layer(linear, act, params, f"{name}.mlp.c_proj")  # (M, C)
 
     def backward(dy, grads):
         dy = dy.reshape(-1, C)
@@ -226,15 +227,15 @@ def transformer(params, config, xs, ys):
     """Predictions (B, N) at the x tokens; their backward(dpredictions) -> dict of gradients."""
     tokens = interleave(xs, ys)  # (B, T, d)
     (B, T, d), C = tokens.shape, config.n_embd
-    x, read_in_backward = named(linear, tokens.reshape(-1, d), params, "read_in")  # (M, C)
+    x, read_in_backward = layer(linear, tokens.reshape(-1, d), params, "read_in")  # (M, C)
     x = x.reshape(B, T, C) + params["wpe.weight"][:T]
     block_backwards = []
     for i in range(config.n_layer):
         stride = 2 if i == config.n_layer - 1 else 1
         x, block_backward = block(x, params, f"h.{i}", config, stride)
         block_backwards.append(block_backward)
-    n, ln_f_backward = named(layernorm, x.reshape(-1, C), params, "ln_f")  # (B N, C)
-    predictions, read_out_backward = named(linear, n, params, "read_out")  # (B N, 1)
+    n, ln_f_backward = layer(layernorm, x.reshape(-1, C), params, "ln_f")  # (B N, C)
+    predictions, read_out_backward = layer(linear, n, params, "read_out")  # (B N, 1)
 
     def backward(dpredictions):
         grads = {}
@@ -294,8 +295,8 @@ def loss_and_grads(params, config, xs, ys, weights=None):
     for xs_part, ys_part, weights_part in chunks(xs, ys, weights):
         predictions, backward = transformer(params, config, xs_part, ys_part)
         error = predictions - ys_part
+        loss += float(np.sum(weights_part * error**2)) / ys.size
         dpredictions = weights_part * error * (2 / ys.size)
-        loss += float(np.sum(dpredictions * error)) / 2  # the part's sum of w error^2 / ys.size
         for name, grad in backward(dpredictions).items():
             grads[name] += grad
     return loss, grads
@@ -321,7 +322,7 @@ def train_step(params, config, optimizer, xs, ys, weights=None):
 
 
 class Adam:
-    """Adam: m = b1 m + (1 - b1) g,  v = b2 v + (1 - b2) g^2,
+    """Adam: m += (1 - b1) (g - m),  v += (1 - b2) (g^2 - v),
     p -= lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps).
     Gradients whose norm, all together, exceeds `clip` are scaled down to it first.
     Source: Kingma, Ba 2015, arXiv 1412.6980, algorithm 1.
