@@ -40,8 +40,6 @@ import signal
 import sys
 import threading
 import time
-import traceback
-import warnings
 import zlib
 from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
@@ -78,20 +76,24 @@ class Size:
     first_dims: int = 5       # where it begins; nothing is easier where there are no more
     prompts: int = 2000       # to evaluate on; half as many for each place of a sweep
 
-    def check(self):  # ValueError, by name, where a field cannot be
+    def check(self):
+        """ValueError, by name, unless every field can be used."""
         plain_numbers(self)
+        rates = {"lr": (1e-30, 1e30), "matrix_lr": (1e-30, 1e30), "curriculum": (0.0, 0.99)}
         for name, value in asdict(self).items():
-            rates = {"lr": (1e-30, 1e30), "matrix_lr": (1e-30, 1e30), "curriculum": (0.0, 0.99)}
-            least, most = rates.get(name, (1 + name.endswith(("points", "prompts")), 1_000_000))
+            least, most = rates.get(name, (1, 1_000_000))
+            if name in ("sparse_points", "sine_points", "prompts"):
+                least = 2
             if not isinstance(value, (int, type(least))) or not least <= value <= most:
                 raise ValueError(f"{name} must be from {least} to {most:,}, not {value!r}")
+        icl.Config(self.n_dims, self.sparse_points, self.n_layer, self.n_head, self.n_embd)
 
 
 SIZES = {
     "tiny": Size(6, 4, 48, n_dims=3, nnz=1, sparse_points=8, sparse_steps=1500, prompts=1000,
                  sine_points=16, sine_steps=1400),
     "small": Size(8, 4, 64, n_dims=8, nnz=1, sparse_points=10, sparse_steps=20_000,
-                  sine_points=21, sine_steps=3000, batch=128, prompts=1500),
+                  sine_points=21, sine_steps=3000, batch=128),
     "paper": Size(12, 8, 256, n_dims=20, nnz=2, sparse_points=41, sparse_steps=3000,
                   sine_points=41, sine_steps=1500, curriculum=0.1),
 }
@@ -133,35 +135,44 @@ class Experiment:
 def make_experiment(name, size, seed=0):
     """The paper's experiment of that name, "sparse" or "sine", at a size."""
     size.check()
-    if name == "sparse":
-        d, n_points, steps = size.n_dims, size.sparse_points, size.sparse_steps
-        classes = {"dense": DenseLinear(d), "sparse": SparseLinear(d, size.nnz)}
-        at = [min(d // 2 + 1, n_points - 1)]  # too few for least squares
-        sweeps, curves = {"nnz": {k: SparseLinear(d, k) for k in range(1, d + 1)}}, classes
-        wide = Mixture(sweeps["nnz"].values())
-    else:
-        n_points, steps = size.sine_points, size.sine_steps
-        classes = {"linear": DenseLinear(1), "sinusoid": Sinusoid()}
-        at = list(range(1, n_points))[-5:]  # the last five
-        blend = partial(ConvexCombination, *classes.values())
-        curves = classes | {"half-and-half": blend(0.5)}
-        common_and_rare = 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0
-        sweeps = {"weights": {w: blend(w) for w in np.linspace(0, 1, 11).tolist()},
-                  "again": {w: blend(w) for w in (0.0, 0.3, 0.5, 0.7, 1.0)},
-                  "frequency": {w: Sinusoid(frequency=w) for w in common_and_rare}}
-        wide = Mixture(curves.values())
+    e = sparse_experiment(size, seed) if name == "sparse" else sine_experiment(size, seed)
+    e.mixture.hypotheses()  # ValueError if it has too many for the exact optimum
+    return e
+
+
+def sparse_experiment(size, seed):
+    """Linear functions of n_dims inputs: all coefficients random, or all but a few zero."""
+    d = size.n_dims
+    classes = {"dense": DenseLinear(d), "sparse": SparseLinear(d, size.nnz)}
     pretraining = classes | {"mixture": Mixture(classes.values())}
-    pretraining["mixture"].hypotheses()  # ValueError if it has too many for the exact optimum
-    with contextlib.suppress(ValueError):  # which the paper's 20 dims have for this one
+    numbers = {k: SparseLinear(d, k) for k in range(1, d + 1)}
+    with contextlib.suppress(ValueError):  # too many hypotheses, as with the paper's 20 dims
+        wide = Mixture(numbers.values())
         wide.hypotheses()
         pretraining["wide"] = wide
-    return Experiment(name, size, classes, pretraining, n_points, steps, at, curves, sweeps, seed)
+    return Experiment("sparse", size, classes, pretraining, size.sparse_points, size.sparse_steps,
+                      at=[min(d // 2 + 1, size.sparse_points - 1)],  # too few for least squares
+                      curves=classes, sweeps={"nnz": numbers}, seed=seed)
+
+
+def sine_experiment(size, seed):
+    """Functions of one input: lines and sinusoids, and what lies between and beyond them."""
+    classes = {"linear": DenseLinear(1), "sinusoid": Sinusoid()}
+    blend = partial(ConvexCombination, *classes.values())
+    curves = classes | {"half-and-half": blend(0.5)}
+    pretraining = classes | {"mixture": Mixture(classes.values()), "wide": Mixture(curves.values())}
+    frequencies = 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0
+    sweeps = {"weights": {w: blend(w) for w in np.linspace(0, 1, 11).tolist()},
+              "again": {w: blend(w) for w in (0.0, 0.3, 0.5, 0.7, 1.0)},
+              "frequency": {omega: Sinusoid(frequency=omega) for omega in frequencies}}
+    return Experiment("sine", size, classes, pretraining, size.sine_points, size.sine_steps,
+                      at=list(range(1, size.sine_points))[-5:],  # the last five
+                      curves=curves, sweeps=sweeps, seed=seed)
 
 
 # -------------------------------------------------------------------------------------- training
 
-SAVE_SECONDS = 30    # between checkpoints
-SECONDS_TO_SAVE = 5  # what a step has reached, before a process is killed
+SAVE_SECONDS = 30  # between checkpoints
 
 
 @dataclass(frozen=True)
@@ -203,15 +214,19 @@ class Predictor:
         params, _, extra = icl.load_checkpoint(self.path, optimizer)
         self.refuse_others(self.path, extra)
         try:
-            step, losses = extra["step"], extra.get("losses", [0.0] * self.steps)  # kept to the end
-            fits = len(losses) == step <= self.steps and 0 <= extra["seconds"] <= 1e5 * step
+            step, t = extra["step"], optimizer.state["t"] if optimizer else extra["step"]
+            fits = 0 <= step == t <= self.steps and 0 <= extra["seconds"] <= 1e5 * step
+            if step < self.steps:  # a finished model keeps no state of training
+                losses = np.array([*extra["losses"], 0.0])
+                fits &= len(losses) == step + 1 and losses.dtype == float
             if optimizer:
-                rng.bit_generator.state, s = extra["rng"], optimizer.state
-                fits &= s["t"] == step and min(a.min() for n, a in s.items() if n[0] == "v") >= 0
-            if not fits or np.array([*losses, 0.0]).dtype != float:
+                rng.bit_generator.state = extra["rng"]
+                squares = [a for name, a in optimizer.state.items() if name.startswith("v.")]
+                fits &= min(a.min() for a in squares) >= 0
+            if not fits:
                 raise ValueError(f"its numbers are not those of {step} steps of training")
         except Exception as error:  # whatever a stranger's file can cause
-            raise icl.Refused(f"{self.path} cannot be gone on from: {error!r}") from error
+            raise icl.Refused(f"{self.path} cannot be resumed: {error!r}") from error
         return params, extra
 
     def reached(self):
@@ -224,13 +239,14 @@ def predictors_of(e, out):
     prompts of a class as that class's specialist. A wide mixture takes three times the steps."""
     steps = {m: e.steps * min(3, len(c.components)) if isinstance(c, Mixture) else e.steps
              for m, c in e.pretraining.items()}
-    computed = ["least squares", "Lasso", MIXED, OWN, *(f"optimum of {m}" for m in e.classes)]
-    computed += ["Gaussian process"] * (e.mixture.n_dims == 1)
+    untrained = ["least squares", "Lasso", MIXED, OWN, *(f"optimum of {m}" for m in e.classes)]
+    if e.mixture.n_dims == 1:
+        untrained.append("Gaussian process")
     for name in steps:
-        if name in computed or not re.fullmatch("'[A-Za-z0-9_ -]{1,50}'", repr(name)):
+        if name in untrained or not re.fullmatch("'[A-Za-z0-9_ -]{1,50}'", repr(name)):
             raise icl.Refused(f"{name!r} cannot name a model: use letters, digits, spaces, _ and -")
     return [Predictor(e, name, steps.get(name, 0), out / e.name / f"{name.replace(' ', '-')}.npz")
-            for name in [*steps, *computed]]
+            for name in [*steps, *untrained]]
 
 
 def lesson(model, progress):
@@ -255,7 +271,7 @@ def training_batch(model, progress, rng):
     return np.pad(xs, ((0, 0), (0, 0), (0, absent))), ys, icl.loss_weights(xs, ys)
 
 
-def train(model, save_seconds=math.inf, report=None, until=math.inf):
+def train(model, save_seconds=math.inf, report=lambda *numbers: True, until=math.inf):
     """Train a model to its end, or to a step, going on from its checkpoint if there is one.
 
     After each step, report(step, loss minus the optimum's, seconds so far) says whether to go on.
@@ -265,14 +281,14 @@ def train(model, save_seconds=math.inf, report=None, until=math.inf):
     params = icl.init_params(e.config, e.stream(model.name, 0))
     rng = e.stream(model.name, "training prompts")
     optimizer = icl.Muon(params, size.lr, size.matrix_lr, clip=1.0)
-    losses, over, seconds = [], [], 0.0  # of every step; minus the optimum's; of all steps together
+    losses, seconds = [], 0.0  # one loss a step
     if model.path.exists():
         params, extra = model.load(optimizer, rng)
         losses, seconds = extra["losses"], extra["seconds"]
 
     def optimum(step):
         """The loss of the exact optimum on what the model is trained on in a step."""
-        c, n_points = lesson(model, step / model.steps)
+        c, n_points = lesson(model, (step - 1) / model.steps)
         if c.n_dims not in optima:
             xs, ys = sample_prompts(c, e.stream(model.name, "optimum"), 2000, n_points)
             optimal = baselines.bayes(c)(xs, ys)
@@ -283,36 +299,40 @@ def train(model, save_seconds=math.inf, report=None, until=math.inf):
         if (reached := model.reached()) > len(losses):
             raise icl.Refused(f"{model.path} is at step {reached:,}, this run only at "
                               f"{len(losses):,}: another run trains the same model")
-        every = max(1, model.steps // 200)  # losses averaged into one row of the training curve
-        means = [(i, np.mean(losses[i - every:i])) for i in range(every, len(losses) + 1, every)]
-        rows = [f"{i},{mean:.9g},{mean - optimum(i - 1):.9g}\n" for i, mean in means]
-        icl.write_whole(model.path.with_suffix(".csv"),
-                        "".join(["step,loss,over_optimum\n", *rows]).encode())
+        write_curve(model.path.with_suffix(".csv"), losses, model.steps, optimum)
         done = len(losses) == model.steps  # then no training state is still needed
         state = {} if done else {"losses": losses, "rng": rng.bit_generator.state}
         icl.save_checkpoint(model.path, params, e.config, None if done else optimizer,
                             step=len(losses), seconds=seconds, settings=model.settings, **state)
 
     model.path.parent.mkdir(parents=True, exist_ok=True)
-    saved, cost, go_on = time.monotonic(), 0.0, True
-    while len(losses) < min(model.steps, until) and go_on:
-        start, progress = time.monotonic(), len(losses) / model.steps
-        schedule = min(1, (len(losses) + 1) / size.warmup) * (1 - progress)
-        optimizer.lr, optimizer.matrix_lr = size.lr * schedule, size.matrix_lr * schedule
-        batch = training_batch(model, progress, rng)
+    saved = time.monotonic()
+    for step in range(len(losses) + 1, min(model.steps, until) + 1):
+        start, progress = time.monotonic(), (step - 1) / model.steps
+        fade = min(1, step / size.warmup) * (1 - progress)
+        optimizer.lr, optimizer.matrix_lr = size.lr * fade, size.matrix_lr * fade
+        xs, ys, weights = training_batch(model, progress, rng)
         try:
-            losses.append(icl.train_step(params, e.config, optimizer, *batch))
+            losses.append(icl.train_step(params, e.config, optimizer, xs, ys, weights))
         except FloatingPointError as error:
-            raise icl.Refused(f"{model.label} diverged at step {len(losses) + 1} with seed "
-                              f"{e.seed}: {error}; lower the Size's learning rates") from error
-        over.append(losses[-1] - optimum(len(losses) - 1))
-        now = time.monotonic()
-        seconds += now - start
-        go_on = report is None or report(len(losses), np.mean(over[-50:]), seconds)
-        if now - saved > max(save_seconds, 60 * cost):  # saving takes less than 2% of the time
+            raise icl.Refused(f"{model.label} diverged at step {step} with seed {e.seed}: {error}; "
+                              "lower the Size's learning rates") from error
+        seconds += time.monotonic() - start
+        if not report(step, np.mean(losses[-50:]) - optimum(step), seconds):
+            break
+        if time.monotonic() > saved + save_seconds:
             save()
-            saved, cost = time.monotonic(), time.monotonic() - now
+            saved = time.monotonic()
     save()
+
+
+def write_curve(path, losses, steps, optimum):
+    """The training curve as a CSV file of 200 rows: mean loss, and that minus the optimum's."""
+    every, rows = max(1, steps // 200), ["step,loss,over_optimum\n"]
+    for step in range(every, len(losses) + 1, every):
+        loss = np.mean(losses[step - every:step])
+        rows.append(f"{step},{loss:.9g},{loss - optimum(step):.9g}\n")
+    icl.write_whole(path, "".join(rows).encode())
 
 
 def train_job(model, save_seconds, send):
@@ -334,20 +354,19 @@ def train_job(model, save_seconds, send):
 def train_all(models, processes):
     """Train the models side by side, the longest first, with one status line for all."""
     models = sorted(models, key=lambda model: -model.experiment.n_points * model.steps)
-    points = [np.cumsum([0] + [lesson(model, step / model.steps)[1] for step in range(model.steps)])
-              for model in models]  # of all prompts after 0, 1, 2, ... steps
+    points = np.array([model.experiment.n_points for model in models])  # of a prompt
+    steps = np.array([model.steps for model in models])
     begin = [(model.reached(), 0.0, 0.0) for model in models]
 
     def status(working, sent):
         step, over, seconds = np.array([sent.get(i, begin[i]) for i in range(len(models))]).T
-        read = np.array([p[int(i)] for p, i in zip(points, step)])
-        left, begun = np.array([p[-1] for p in points]) - read, seconds > 0
-        text = f"{(step == [model.steps for model in models]).sum()}/{len(models)} done"
+        left, begun = points * (steps - step), seconds > 0
+        text = f"{(step == steps).sum()}/{len(models)} done"
         if begun.any():  # a point takes as long as so far; models are shared out evenly
-            pace = seconds[begun].sum() / read[begun].sum()
+            pace = seconds[begun].sum() / (points * step)[begun].sum()
             seconds_left = round(pace * max(left.max(), left.sum() / processes))
             text += f", {timedelta(seconds=seconds_left)} left"
-        now = [f"{models[i].label} " + (f"{step[i] / models[i].steps:.0%} {over[i]:+.3f}"
+        now = [f"{models[i].label} " + (f"{step[i] / steps[i]:.0%} {over[i]:+.3f}"
                                         if begun[i] else "starts") for i in working]
         return ": ".join([text, ", ".join(now)])
 
@@ -356,7 +375,7 @@ def train_all(models, processes):
 
 # ------------------------------------------------------------------------------------- measuring
 
-TRUTH, OWN, MIXED = "true function", "optimum for these functions", "optimum of the mixture"
+OWN, MIXED = "optimum for these functions", "optimum of the mixture"
 PICTURES = {"functions-1": ("a line", 1.0), "functions-2": ("a sinusoid", 0.0),
             "functions-3": ("half of each", 0.5)}  # sheet: title, weight of the line
 
@@ -401,14 +420,30 @@ def computed(e, name, key, sheet):
         return baselines.least_squares
     if name == "Gaussian process":
         return baselines.gaussian_process
-    if name == "Lasso":  # with the best alpha for each number of examples, found on other prompts
-        return partial(baselines.lasso, alpha=baselines.tune_lasso(
-            sheet.function_class, e.stream(key, "lasso"), e.n_points,
-            n_prompts=min(300, e.size.prompts))) if along else None
+    if name == "Lasso" and along:  # with the best alpha for each number of examples
+        alphas = baselines.tune_lasso(sheet.function_class, e.stream(key, "lasso"), e.n_points,
+                                      n_prompts=min(300, e.size.prompts))
+        return partial(baselines.lasso, alpha=alphas)
     known = {MIXED: e.mixture, OWN: sheet.function_class}
-    known |= {f"optimum of {shown}": c for shown, c in e.classes.items() if along}
+    if along:
+        known |= {f"optimum of {shown}": c for shown, c in e.classes.items()}
     with contextlib.suppress(ValueError):  # too many hypotheses
         return baselines.bayes(known[name]) if name in known else None
+
+
+def label_noise(e, name, model):
+    """Effective label noise (value, low, high): on all of a model's pretraining, and, of the
+    mixture model, on each class alone."""
+    noise, n = {}, min(1000, e.size.prompts)
+    parts = {"pretraining": ((), n, None)}
+    if name == "mixture":
+        parts |= {shown: ((shown,), n // 2, c) for shown, c in e.classes.items()}
+    for part, (purpose, n_prompts, c) in parts.items():
+        value, interval, _ = baselines.effective_noise(
+            model, e.pretraining[name], e.stream("noise", name, *purpose), e.n_points, n_prompts,
+            prompts_of=c)
+        noise[part] = value, *interval
+    return noise
 
 
 def measure(e, name, model=None):
@@ -419,32 +454,25 @@ def measure(e, name, model=None):
     SHEET/noisy reads labels with such noise. With the wide one goes the exact optimum of its
     mixture, SHEET/optimum.
     """
-    sheets, answers = sheets_of(e), {}
+    sheets, c, arrays = sheets_of(e), e.pretraining.get(name), {}
     facts = {"size": asdict(e.size), "sheets": list(sheets)}
-    c, n = e.pretraining.get(name), min(1000, e.size.prompts)
     if model:
-        estimate = partial(baselines.effective_noise, model, c, n_points=e.n_points)
-        s, interval, _ = estimate(e.stream("noise", name), n_prompts=n)
-        facts["noise"] = {"pretraining": (s, *interval)}
-        believed = float(np.nan_to_num(s, nan=1.0, posinf=1.0))  # 1: the largest that is tried
-        learner, optimum = baselines.bayes(c, believed), baselines.bayes(c)
-    for shown in e.classes if model and name == "mixture" else ():
-        s, interval, _ = estimate(e.stream("noise", name, shown), n_prompts=n // 2,
-                                  prompts_of=e.classes[shown])
-        facts["noise"][shown] = s, *interval
+        facts["noise"] = label_noise(e, name, model)
+        noise = np.nan_to_num(facts["noise"]["pretraining"][0], nan=1.0, posinf=1.0)
+        learner = baselines.bayes(c, float(noise))  # of noise 1 at most, the largest that is tried
     for key, sheet in sheets.items():
-        predict = model or computed(e, name, key, sheet)
-        if predict:
-            answers[key] = predict(sheet.xs, sheet.ys)
-        if model and name not in e.classes:
-            answers[f"{key}/wary"] = learner(sheet.xs, sheet.ys)
-            if name == "wide":
-                answers[f"{key}/optimum"] = optimum(sheet.xs, sheet.ys)
+        xs, ys, answers = sheet.xs, sheet.ys, {}
+        if predict := model or computed(e, name, key, sheet):
+            answers[key] = predict(xs, ys)
+        if model and isinstance(c, Mixture):
+            answers[f"{key}/wary"] = learner(xs, ys)
             if key.startswith("icl-"):
-                z = e.stream(key, "label noise").standard_normal(sheet.ys.shape)
-                answers[f"{key}/noisy"] = learner(sheet.xs, sheet.ys + believed * z)
-    return facts, {key: np.float32(answer[:, sheets[key.split("/")[0]].at])
-                   for key, answer in answers.items()}
+                z = e.stream(key, "label noise").standard_normal(ys.shape)
+                answers[f"{key}/noisy"] = learner(xs, ys + noise * z)
+            if name == "wide":
+                answers[f"{key}/optimum"] = baselines.bayes(c)(xs, ys)
+        arrays |= {kind: np.float32(a[:, sheet.at]) for kind, a in answers.items()}
+    return facts, arrays
 
 
 def measure_job(p, send):
@@ -491,34 +519,14 @@ def is_due(p):
     return finished and (newer or facts["sheets"] != list(sheets_of(p.experiment)))
 
 
-def rehearse(e, out):
-    """Take a step of training, measure and draw on a handful of prompts, all in memory:
-    icl.Refused, in one line that says where, if that cannot be done."""
-    from results import report  # here, as it imports this module
-    few, measured = replace(e, size=replace(e.size, prompts=min(4, e.size.prompts))), {}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a handful of prompts makes no statistics
-            for p in predictors_of(few, out):
-                model, rng = None, np.random.default_rng(0)
-                if p.steps:
-                    params = icl.init_params(e.config, rng)
-                    optimizer = icl.Muon(params, e.size.lr, e.size.matrix_lr)
-                    icl.train_step(params, e.config, optimizer, *training_batch(p, 0.0, rng))
-                    model = partial(icl.predict, params, e.config)
-                measured[p.name] = measure(few, p.name, model)
-            found = report.arrange(few, measured)
-            return report.tables(found), [report.figure_html(f) for f in report.figures_of(found)]
-    except Exception as error:
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        raise icl.Refused(f"{e.name} cannot be evaluated like this: {place.name}, line "
-                          f"{place.lineno} of {Path(place.filename).name}: {error!r}") from error
-
-
 # ------------------------------------------------------------------------------------- processes
+# Nothing here is about learning: it is how jobs share the cores, and how Ctrl-C ends them.
+
+SECONDS_TO_SAVE = 5  # before a process is killed that was told to stop
+
 
 def side_by_side(jobs, processes, status):
-    """Run jobs (function, *arguments), each in a process of its own. What it finds, it writes.
+    """Run jobs (function, *arguments), each in a process of its own. A job writes its own results.
 
     Each gets one argument more, a function that sends. status(indices of jobs under way, index ->
     what a job sent last) is what to show. A job's icl.Refused or OSError ends all and is raised.
@@ -568,7 +576,7 @@ def side_by_side(jobs, processes, status):
 
 
 def start(process):
-    """Start a process. It inherits that Ctrl-C is blocked, and so leaves that to its parent."""
+    """Start a process with Ctrl-C blocked, which it inherits: only the parent handles that."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         return process.start()
     multiprocessing.resource_tracker.ensure_running()  # which would unblock it, if it came later
@@ -581,7 +589,7 @@ def start(process):
 
 @np.errstate(all="ignore")  # what is not finite is told in words
 def work(sender, function, *arguments):
-    """A job in its process. Why it cannot be done, the parent hears."""
+    """Run a job in its process; an error that its user can mend is sent to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         function(*arguments, sender.send)
@@ -635,7 +643,7 @@ def choose(a):
         size = replace(size, sparse_steps=a.steps, sine_steps=a.steps)
     try:
         experiments = [make_experiment(name, size, a.seed) for name in EXPERIMENTS]
-        models = [p for e in experiments for p in predictors_of(e, a.out) if p.steps and p.settings]
+        models = [p for e in experiments for p in predictors_of(e, a.out) if p.steps]
     except (ValueError, TypeError) as error:
         raise icl.Refused(f"this size cannot be: {error}") from error
     if a.experiment == "coverage":
@@ -663,9 +671,9 @@ def stages(a):
     print(f"{a.size} size into {a.out}, seed {a.seed}, NumPy {np.__version__}")
     if todo:
         for e in experiments:
-            rehearse(e, a.out)
+            report.rehearse(e, a.out)
         for model in todo:
-            train(model, until=0)  # whatever cannot be gone on from, or saved, is found here
+            train(model, until=0)  # finds what cannot be resumed or saved
             if step := model.reached():
                 print(f"{model.label} goes on from step {step:,} of {model.steps:,}", flush=True)
         print(f"training {', '.join(model.label for model in todo)}\nshown are the steps done, and "
@@ -697,5 +705,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    import train  # so that classes are train's, for whoever reads what is sent between processes
+    import train  # not __main__: what is sent between processes names this module
     sys.exit(train.main())

@@ -20,8 +20,8 @@ from statistics import NormalDist
 import numpy as np
 
 import icl
-from results.report import GP, NOISY, WARY, WIDER, read, selection_weight, sweep
-from train import MIXED, OWN, TRUTH
+from results.report import GP, NOISY, TRUTH, WARY, WIDER, read, selection_weight, sweep
+from train import MIXED, OWN
 
 MODEL, WIDE, WAVES = "mixture model", "wide model", "sinusoid model"
 DENSE, SPARSE = "dense model", "sparse model"

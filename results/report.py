@@ -18,14 +18,18 @@ import io
 import math
 import os
 import textwrap
-from dataclasses import dataclass
+import traceback
+import warnings
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 
 import numpy as np
 
 import icl
-from train import MIXED, OWN, PICTURES, TRUTH
+from train import MIXED, OWN, PICTURES
 
+TRUTH = "true function"
 NOISY = "noisy ideal learner"   # believes that labels are noisy, and reads noisy ones
 WARY = "wary ideal learner"     # believes the same, and reads clean ones
 WIDER, GP = "optimum of the wide mixture", "Gaussian process"
@@ -37,8 +41,8 @@ WIDER, GP = "optimum of the wide mixture", "Gaussian process"
 class Found:
     """What a folder holds of an experiment."""
     e: train.Experiment
-    on: dict      # sheet -> predictor -> predictions (B, A), and under TRUTH what is right; here
-    sheets: dict  # models are called "dense model" and so on
+    on: dict      # sheet -> predictor -> predictions (B, A), and under TRUTH what is right
+    sheets: dict  # name -> train.Sheet
     facts: dict   # predictor, as its file calls it -> facts
 
 
@@ -79,20 +83,21 @@ def read(folder):
     return found
 
 
-def errors(at, *predictors):
+def errors(predicted, *predictors):
     """Predictor -> squared errors, of those that were asked."""
-    return {p: (at[p] - at[TRUTH]) ** 2 for p in predictors if p in at}
+    return {p: (predicted[p] - predicted[TRUTH]) ** 2 for p in predictors if p in predicted}
 
 
 def sweep(found, name):
     """Places (X,); predictor -> predictions (B, X, A), of those that were asked at all places."""
     places = found.e.sweeps[name]
     sheets = [found.on[f"{name}-{x:g}"] for x in places]
-    return np.array(list(places)), {p: np.stack([at[p] for at in sheets], axis=1)
-                                    for p in sheets[0] if all(p in at for at in sheets)}
+    everywhere = [p for p in sheets[0] if all(p in predicted for predicted in sheets)]
+    return np.array(list(places)), {
+        p: np.stack([predicted[p] for predicted in sheets], axis=1) for p in everywhere}
 
 
-def selection_weight(at, classes, predictor):
+def selection_weight(predicted, classes, predictor):
     """Samples (B, N - 1) of the weight that a predictor puts on the second class, one a prompt.
 
     With a and b the optimal predictions for the two classes and m the predictor's, that weight is
@@ -104,10 +109,10 @@ def selection_weight(at, classes, predictor):
     second class, so its own w is the mean of p, weighted in the same way by (b - a)^2. Where the
     two optima agree, E (b - a)^2 < 0.05, there is nothing to choose and no weight.
     """
-    a, b = (at[f"optimum of {name}"] for name in classes)
+    a, b = (predicted[f"optimum of {name}"] for name in classes)
     step = (b - a)[:, 1:]  # (B, N - 1): from no example nothing can be told
     power = np.where((step**2).mean(0) > 0.05, (step**2).mean(0), np.nan)
-    share = (at[predictor] - a)[:, 1:] * step
+    share = (predicted[predictor] - a)[:, 1:] * step
     w = share.mean(0) / power
     return w + (share - w * step**2) / power  # their mean is w, their standard error w's
 
@@ -149,23 +154,23 @@ def figures_of(found):
 
 def picture(found, name):
     """One function, and what the mixture model predicts everywhere from ten examples of it."""
-    sheet, at = found.sheets[name], found.on[name]
+    sheet, predicted = found.sheets[name], found.on[name]
     return Figure(
         name, f"After {sheet.at[0]} examples: {PICTURES[name][0]}",
         "Dots are the examples in the prompt. Does the model's curve follow the true function?",
         "x", sheet.xs[:, -1, 0],
-        {p: at[p].T for p in (TRUTH, MIXED, "mixture model") if p in at},
+        {p: predicted[p].T for p in (TRUTH, MIXED, "mixture model") if p in predicted},
         "f(x)", dots=tuple(zip(sheet.xs[0, :-1, 0], sheet.ys[0, :-1])))
 
 
 def specialists(e):
-    """The models but for the mixture model and the wide one, which have figures of their own."""
+    """The models except the mixture model and the wide one, which have places of their own."""
     return [f"{m} model" for m in e.pretraining if m not in ("mixture", "wide")]
 
 
 def icl_figure(found, shown):
     """Errors by number of examples: the models beside least squares and the Lasso."""
-    e, at = found.e, found.on[f"icl-{shown}"]
+    e, predicted = found.e, found.on[f"icl-{shown}"]
     log = "y" if e.mixture.n_dims == 1 else ""
     if shown in e.classes:
         others, caption = ("least squares", "Lasso"), (
@@ -177,32 +182,32 @@ def icl_figure(found, shown):
             "the examples; a Gaussian process only knows that f is smooth.")
     return Figure(f"icl-{shown}", f"{shown.capitalize()} functions: who learns them?",
                   caption, "examples in the prompt", np.arange(e.n_points),
-                  errors(at, *specialists(e), *others, "mixture model"), log=log)
+                  errors(predicted, *specialists(e), *others, "mixture model"), log=log)
 
 
 def optimum_figure(found, shown):
     """Errors by number of examples: the mixture model beside what is possible."""
-    e, at = found.e, found.on[f"icl-{shown}"]
+    e, predicted = found.e, found.on[f"icl-{shown}"]
     return Figure(
         f"optimum-{shown}", f"{shown.capitalize()} functions: how near is the optimum?",
         "The optimum of the mixture is the least error that is possible. The noisy ideal learner "
         "reads noisy labels, just so noisy that its mean error is the mixture model's.",
         "examples in the prompt", np.arange(e.n_points),
-        errors(at, NOISY, MIXED, f"{shown} model", "mixture model"),
+        errors(predicted, NOISY, MIXED, f"{shown} model", "mixture model"),
         log="y" if e.mixture.n_dims == 1 else "")
 
 
 def selection_figure(found, shown):
     """Which class's optimum the predictions are like, by number of examples."""
-    e, at, (first, second) = found.e, found.on[f"icl-{shown}"], found.e.classes
-    there = {f"optimum of {first}", f"optimum of {second}"} <= at.keys()
+    e, predicted, (first, second) = found.e, found.on[f"icl-{shown}"], found.e.classes
+    there = {f"optimum of {first}", f"optimum of {second}"} <= predicted.keys()
     return Figure(
         f"selection-{shown}", f"{shown.capitalize()} functions: which class is selected?",
         f"0: predictions are those of the optimum for {first} functions; 1: for {second} "
         "functions. No line where these two agree.", "examples in the prompt",
         np.arange(1, e.n_points),
-        {p: selection_weight(at, e.classes, p) for p in (NOISY, MIXED, "mixture model")
-         if there and p in at}, f"weight on the {second} class")
+        {p: selection_weight(predicted, e.classes, p) for p in (NOISY, MIXED, "mixture model")
+         if there and p in predicted}, f"weight on the {second} class")
 
 
 def after(e, numbers):
@@ -215,9 +220,9 @@ def nnz_figures(found):
     e, d = found.e, found.e.size.n_dims
     if "nnz" not in e.sweeps:
         return []
-    (x, at), when = sweep(found, "nnz"), after(e, e.at)
+    (x, predicted), when = sweep(found, "nnz"), after(e, e.at)
     along = f"non-zero coefficients of {d}", x
-    mean = {p: v.mean(2) for p, v in errors(at, *at).items()}
+    mean = {p: v.mean(2) for p, v in errors(predicted, *predicted).items()}
     pairs = {p: (p, "mixture model") for p in ("dense model", "sparse model", MIXED)}
     pairs["between the specialists"] = "dense model", "sparse model"
     figures = [Figure(
@@ -228,8 +233,8 @@ def nnz_figures(found):
         "nnz-distance", f"Whose predictions are they, {when}?",
         "How far others' predictions are from the mixture model's. Near 0, it predicts as they "
         "do.", *along,
-        {key: ((at[p] - at[q]) ** 2).mean(2) for key, (p, q) in pairs.items()
-         if p in at and q in at}, "squared distance")]
+        {key: ((predicted[p] - predicted[q]) ** 2).mean(2) for key, (p, q) in pairs.items()
+         if p in predicted and q in predicted}, "squared distance")]
     if "wide model" in mean:
         figures.append(Figure(
             "nnz-coverage", "All numbers of non-zeros in pretraining",
@@ -244,28 +249,28 @@ def weights_figures(found):
     e = found.e
     if "weights" not in e.sweeps:
         return []
-    (x, at), (shown, repeated) = sweep(found, "weights"), sweep(found, "again")
+    (x, predicted), (shown, repeated) = sweep(found, "weights"), sweep(found, "again")
     along = "weight w of w line + (1 - w) sinusoid"
-    mean = {p: v.mean(2) / (x**2 + (1 - x) ** 2) for p, v in errors(at, *at).items()}
+    mean = {p: v.mean(2) / (x**2 + (1 - x) ** 2) for p, v in errors(predicted, *predicted).items()}
     figures = [Figure(
         "weights", f"Between the two classes, {after(e, e.at)}",
         "Pretraining had only lines, at 1, and sinusoids, at 0. Does a model fail in between, "
         "where the optimum for these functions does not?", along, x,
         {p: mean[p] for p in (*specialists(e)[1:], GP, OWN, MIXED, "mixture model") if p in mean},
-        "squared error / Var f", "y"), Figure(
+        "squared error / Var f", log="y"), Figure(
         "again", f"Asked again, after {e.at[-1]} examples",
         "The last x is one that the prompt has shown with its f(x). An error here contradicts the "
         "examples.", along, shown,
         {p: v.mean(2) / (shown**2 + (1 - shown) ** 2)
          for p, v in errors(repeated, GP, OWN, MIXED, "mixture model").items()},
-        "squared error / Var f", "y", 1e-5)]
+        "squared error / Var f", log="y", low=1e-5)]
     if "wide model" in mean:
         figures.append(Figure(
             "weights-coverage", "Half-and-half in pretraining, too",
             "The wide model was trained on lines, sinusoids and half of each, the mixture model on "
             "the first two. Beside each is the optimum of its own mixture.", along, x,
             {p: mean[p] for p in (OWN, WIDER, MIXED, "wide model", "mixture model") if p in mean},
-            "squared error / Var f", "y"))
+            "squared error / Var f", log="y"))
     return figures
 
 
@@ -274,13 +279,13 @@ def frequency_figures(found):
     e = found.e
     if "frequency" not in e.sweeps:
         return []
-    x, at = sweep(found, "frequency")
+    x, predicted = sweep(found, "frequency")
     return [Figure(
         "frequency", f"Rare frequencies, {after(e, e.at)}",
         "Grey: how common a frequency was in pretraining. Where it was rare, does the model fail, "
         "and does the optimum of the mixture?", "frequency (radians per unit of x)", x,
         {p: v.mean(2)
-         for p, v in errors(at, "sinusoid model", OWN, MIXED, "mixture model").items()},
+         for p, v in errors(predicted, "sinusoid model", OWN, MIXED, "mixture model").items()},
         log="xy", low=1e-5,
         backdrop=("density in pretraining", e.classes["sinusoid"].density(x)))]
 
@@ -296,7 +301,7 @@ def training_figure(found):
         "training", f"{found.e.name.capitalize()}: how training went",
         "The loss minus that of the optimum, which nothing trained can fall below: 0 would be "
         "perfect. A curriculum's first lessons have an optimum of their own.",
-        "share of the steps", x, lines, "loss over the optimum's", "y", 1e-3)
+        "share of the steps", x, lines, "loss over the optimum's", log="y", low=1e-3)
 
 
 # --------------------------------------------------------------------------------------- drawing
@@ -460,9 +465,10 @@ def summary(found):
 
 def figure_html(f):
     """A figure with its caption, and its numbers in a table to unfold."""
-    at = sorted({round(i) for i in np.linspace(0, len(f.x) - 1, min(len(f.x), 8))})
-    rows = [[f.xlabel, *(f"{f.x[i]:.4g}" for i in at)]]
-    rows += [[p, *(f"{mean:.3g}" for mean in mean_and_error(v)[0][at])] for p, v in f.lines.items()]
+    few = sorted({round(i) for i in np.linspace(0, len(f.x) - 1, min(len(f.x), 8))})
+    rows = [[f.xlabel, *(f"{f.x[i]:.4g}" for i in few)]]
+    rows += [[p, *(f"{mean:.3g}" for mean in mean_and_error(v)[0][few])]
+             for p, v in f.lines.items()]
     return (f"<figure>{draw(f)}<figcaption>{html.escape(f.caption)}<details><summary>Numbers"
             f"</summary>{html_table(rows)}</details></figcaption></figure>")
 
@@ -487,8 +493,9 @@ def page(folder, everything, figures):
         body += [f"<h2>{e.name.capitalize()}: {' and '.join(e.classes)} functions</h2>",
                  summary(found), f"<p>Effective label noise: "
                  f"{'; '.join(noise_words(found.facts)) or 'no model is trained'}.</p>"]
-        s = found.facts.get("mixture", {}).get("noise", {}).get("pretraining", [0])[0]
-        if e.name == "sparse" and not s < 0.1:
+        begins = e.name == "sparse" and "mixture" in found.facts and (
+            found.facts["mixture"]["noise"]["pretraining"][0] > 0.1)
+        if begins:
             finished = Path(os.path.relpath(train.__file__, folder)).parent / "results/small"
             body.append("<p>At this size and length the experiment only begins: the mixture model "
                         f"is not near its optimum yet. See <a href='{finished.as_posix()}/"
@@ -539,6 +546,33 @@ def show(folder):
     icl.write_whole(folder / "report.html",
                     page(folder, everything, figures).encode(errors="backslashreplace"))
     print(f"{folder / 'report.html'} shows it all", flush=True)
+
+
+def rehearse(e, out):
+    """Take a step of training, measure and draw on a handful of prompts, all in memory.
+
+    Raises icl.Refused, in one line that says where, if that cannot be done.
+    """
+    few, measured = replace(e, size=replace(e.size, prompts=min(4, e.size.prompts))), {}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a handful of prompts makes no statistics
+            for p in train.predictors_of(few, out):
+                model, rng = None, np.random.default_rng(0)
+                if p.steps:
+                    params = icl.init_params(e.config, rng)
+                    optimizer = icl.Muon(params, e.size.lr, e.size.matrix_lr)
+                    icl.train_step(params, e.config, optimizer, *train.training_batch(p, 0.0, rng))
+                    model = partial(icl.predict, params, e.config)
+                measured[p.name] = train.measure(few, p.name, model)
+            found = arrange(few, measured)
+            tables(found)
+            for figure in figures_of(found):
+                figure_html(figure)
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise icl.Refused(f"{e.name} cannot be evaluated like this: {place.name}, line "
+                          f"{place.lineno} of {Path(place.filename).name}: {error!r}") from error
 
 
 if __name__ == "__main__":
