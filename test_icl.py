@@ -14,16 +14,13 @@ import train  # before NumPy: it holds the BLAS to one thread
 
 import contextlib
 import copy
-import html
 import io
-import json
 import math
 import os
 import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import traceback
 import xml.dom.minidom
@@ -51,8 +48,6 @@ from results import claims, report
 
 SLOW = bool(os.environ.get("ICL_SLOW"))  # also the lab's and the scripts'
 LINE, WAVE = DenseLinear(1), Sinusoid()
-CLASSES = [DenseLinear(4), SparseLinear(4, 1), SparseLinear(4, 3), WAVE, Sinusoid(frequency=3.0),
-           Mixture((DenseLinear(4), SparseLinear(4, 2))), Mixture((LINE, WAVE), (0.2, 0.8))]
 NOTES = []  # the figures that the test which runs has checked, to be printed beside its name
 note = NOTES.append
 equal = np.testing.assert_equal  # equal(got, expected, what): every bit, and nan equals nan
@@ -66,11 +61,11 @@ def normal(*shapes, seed=0):
     return [r.standard_normal(shape) for shape in shapes]
 
 def small_model(dtype=np.float64):
-    """A model, no parameter at its initial value, and 113 prompts: three unequal chunks."""
+    """A model, no parameter at its initial value, and 59 prompts: two unequal chunks."""
     config = icl.Config(n_dims=3, n_points=5, n_layer=2, n_head=2, n_embd=4)
     params = {name: (p + 0.1 * rng(1).standard_normal(p.shape)).astype(dtype)
               for name, p in icl.init_params(config, rng()).items()}
-    xs, ys = sample_prompts(DenseLinear(3), rng(2), 113, 5)
+    xs, ys = sample_prompts(DenseLinear(3), rng(2), 59, 5)
     return params, config, xs.astype(dtype), ys.astype(dtype)
 
 def same(got, expected, margin, what):
@@ -131,10 +126,8 @@ def test_gradient_of_layernorm_and_its_mean_and_variance():
     same(n.mean(1), 0, 1e-12, "means of rows")
     same(n.var(1), 1, 1e-4, "variances of rows")
 
-def test_gradient_of_gelu_and_its_slopes_far_out():
+def test_gradient_of_gelu():
     assert_operation(icl.gelu, 3 * normal((6, 5))[0])
-    _, backward = icl.gelu(np.array([-200.0, -30, 0, 30, 200]))
-    same(backward(np.ones(5)), [0, 0, 0.5, 1, 1], 1e-6, "slopes at -200, -30, 0, 30, 200")
 
 def test_gradient_of_attention():
     assert_operation(lambda qkv: icl.attention(qkv, 2), *normal((2, 5, 12)))
@@ -187,7 +180,7 @@ def gpt2(params, config, xs, ys):
 
 def test_predictions_are_those_of_gpt2_written_plainly_at_any_length():
     params, config, xs, ys = small_model()
-    equal([len(part) for part, in icl.chunks(xs)], [38, 38, 37], "prompts in each chunk")
+    equal([len(part) for part, in icl.chunks(xs)], [30, 29], "prompts in each chunk")
     equal(icl.predict(*small_model(np.float32)).dtype, np.float32, "type from float32 arrays")
     expected = gpt2(params, config, xs, ys)
     for n in (1, 3, 5):
@@ -224,22 +217,16 @@ def test_wrong_arrays_and_configs_are_refused_by_name():
     predict = lambda *arrays: icl.predict(params, config, *arrays)
     step = lambda *arrays: icl.loss_and_grads(params, config, *arrays)
     optimum, lasso = baselines.bayes(DenseLinear(3)), lambda *arrays: baselines.lasso(*arrays, 0.1)
-    for f, x, y, *words in [
-            (predict, xs[0], ys, "xs must be (B, N", "(5, 3)"),
-            (baselines.least_squares, xs, ys[:, :3], "ys (B, N)", "(113, 3)"),
-            (lasso, xs.astype("int64"), ys, "int64"), (step, xs, ys - math.inf, "finite", "inf"),
-            (optimum, np.ma.array(xs), ys, "masked"), (predict, xs[:0], ys[:0], "(0, 5, 3)"),
-            (optimum, xs[:, :, :2], ys, "(B, N, 3)", "(113, 5, 2)"),
-            (step, xs.repeat(2, 1), ys.repeat(2, 1), "at most 5", "(113, 10, 3)")]:
-        raises(ValueError, lambda: f(x, y), *words)
-    raises(ValueError, lambda: step(xs, ys, ys[0]), "weights", "(5,)")
-    for bad in (dict(n_layer=0), dict(n_head=3), dict(n_embd=2.0)):
+    for f, arrays, *words in [
+            (predict, (xs[0], ys), "xs must be (B, N", "(5, 3)"),
+            (predict, (xs.repeat(2, 1), ys.repeat(2, 1)), "at most 5", "(59, 10, 3)"),
+            (step, (xs, ys - math.inf), "finite", "inf"), (step, (xs, ys, ys[0]), "weights", "(5,)"),
+            (baselines.least_squares, (xs, ys[:, :3]), "ys (B, N)", "(59, 3)"),
+            (optimum, (xs[:, :, :2], ys), "(B, N, 3)", "(59, 5, 2)"),
+            (lasso, (xs.astype("int64"), ys), "int64")]:
+        raises(ValueError, lambda: f(*arrays), *words)
+    for bad in (dict(n_layer=0), dict(n_head=3)):
         raises(ValueError, lambda: icl.Config(3, 5, **bad), *bad, repr(*bad.values()))
-
-def test_importing_icl_changes_no_environment_variable():
-    code = "import numpy, os; before = dict(os.environ); import icl; assert before == os.environ"
-    bare = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
-    subprocess.run([sys.executable, "-c", code], cwd=HERE, env=bare, check=True)
 
 # ------------------------------------------------------------------------------------- training
 
@@ -306,16 +293,16 @@ def test_a_short_training_clearly_beats_predicting_zero():
 # ------------------------------------------------------------------------------------- the tasks
 
 def test_inputs_are_normal_and_functions_have_variance_one():
-    blends = [ConvexCombination(LINE, WAVE, w) for w in (0.0, 0.3, 1.0)]
-    for c in [*CLASSES, Sinusoid(9.0, 0.1), SparseLinear(20, 2), *blends]:
+    blend = ConvexCombination(LINE, WAVE, 0.3)
+    for c in (DenseLinear(4), SparseLinear(4, 1), SparseLinear(20, 2), WAVE,
+              Sinusoid(frequency=3.0), Mixture((LINE, WAVE), (0.2, 0.8)), blend):
         xs, ys = sample_prompts(c, rng(), 20_000, 3)
         equal((xs.dtype, ys.dtype), (np.float32, np.float32), f"types, {c}")
         equal(sample_prompts(c, rng(), 20_000, 3), (xs, ys), f"the same seed again, {c}")
         flat = xs.reshape(20_000, 3 * c.n_dims)
         same(flat.mean(0), 0, 0.04, "means of inputs")
         same(np.cov(flat.T), np.eye(3 * c.n_dims), 0.06, "covariances of inputs")
-        variance = c.weight**2 + (1 - c.weight) ** 2 if c in blends else 1
-        squares = (ys**2).mean(1)
+        variance, squares = 0.3**2 + 0.7**2 if c == blend else 1, (ys**2).mean(1)
         same(ys.mean(), 0, 0.02, f"mean of {c}")
         same(squares.mean(), variance, 4 * squares.std() / math.sqrt(20_000), f"variance of {c}")
 
@@ -340,34 +327,29 @@ def test_sinusoids_have_frequencies_of_their_law():
 def test_impossible_classes_and_label_noises_are_refused_by_name():
     for make, *words in [
             (lambda: DenseLinear(2.5), "n_dims", "2.5"), (lambda: SparseLinear(5, 6), "nnz", "6"),
-            (lambda: Sinusoid(scale=-1.0), "scale", "-1"), (lambda: Mixture(()), "components"),
+            (lambda: Sinusoid(scale=-1.0), "scale", "-1"),
             (lambda: Mixture((LINE, DenseLinear(2))), "dimension", "[1, 2]"),
             (lambda: Mixture((LINE, WAVE), (0.5, 0.6)), "weights", "0.6"),
-            (lambda: ConvexCombination(LINE, WAVE, 1.1), "weight", "1.1"),
             (lambda: baselines.bayes(LINE, -0.1), "label_noise", "-0.1"),
             (lambda: SparseLinear(40, 20).hypotheses(), "supports")]:
         raises(ValueError, make, *words)
 
-def own(f=lambda xs: xs[..., 0], features=lambda x: x.T[:1, None], prior=(1.0,)):
-    """A function class of one's own, for whatever can be wrong with one."""
-    return SimpleNamespace(n_dims=2, sample=lambda rng, batch_size: f, hypotheses=lambda: [
-        Hypotheses(features, np.array(prior), noise=1e-10)])
-
 def test_what_a_class_or_predictor_of_ones_own_returns_is_checked():
-    (xs, ys), nan = sample_prompts(own(), rng(), 8, 3), lambda x: math.nan * x.T[:1, None]
+    def own(f=lambda xs: xs[..., 0], features=lambda x: x.T[:1, None], prior=1.0):
+        groups = [Hypotheses(features, np.array([prior]), noise=1e-10)]
+        return SimpleNamespace(n_dims=2, sample=lambda rng, batch_size: f,
+                               hypotheses=lambda: groups)
+
+    xs, ys = sample_prompts(own(), rng(), 8, 3)
     same(baselines.bayes(own())(xs, ys)[:, 1:], ys[:, 1:], 1e-3, "bayes of a class that is right")
     for f, words in [(lambda xs: math.nan * xs[..., 0], "finite in float32"),
-                     (lambda xs: np.float64(xs[..., 0]) * 1e300, "finite in float32"),
-                     (lambda xs: 1j * xs[..., 0], "real numbers, not (8, 3) of complex"),
                      (lambda xs: xs, "(8, 3) real numbers, not (8, 3, 2)")]:
         raises(ValueError, lambda: sample_prompts(own(f), rng(), 8, 3), "f(xs) of", words)
-    for wrong, words in [(dict(prior=(2.0, -1.0)), "priors"), (dict(prior=(0.5,)), "sum to 1"),
-                         (dict(features=nan), "features")]:
+    for wrong, words in [(dict(prior=0.5), "sum to 1"),
+                         (dict(features=lambda x: math.nan * x.T[:1, None]), "features")]:
         raises(ValueError, lambda: baselines.bayes(own(**wrong))(xs, ys), words)
-    for predictor, grid, words in [(lambda xs, ys: ys[0], (0, 1), "must return (8, 3), not (3,)"),
-                                   (baselines.least_squares, (1, 0), "grid must rise")]:
-        raises(ValueError, lambda: baselines.effective_noise(predictor, own(), rng(), 3, 8, grid),
-               words)
+    raises(ValueError, lambda: baselines.effective_noise(lambda xs, ys: ys[0], LINE, rng(), 3, 8),
+           "must return (8, 3), not (3,)")
 
 def test_the_text_of_a_class_holds_plain_numbers_in_any_numpy():
     equal(str(Sinusoid(frequency=np.float64(3))), "Sinusoid(shape=6.0, scale=0.25, frequency=3.0)")
@@ -393,19 +375,14 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_restores_nothing(tmp_path):
     params, *_ = saved(path)
     good, arrays = path.read_bytes(), dict(np.load(path))
     header, w, half = str(arrays["header"]), arrays[weight], len(good) // 2
-    files = [b"", good[:half], good[:half] + bytes([good[half] ^ 1]) + good[half + 1:],
+    files = [good[:half], good[:half] + bytes([good[half] ^ 1]) + good[half + 1:],
              b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7\n"]
     for name, wrong in [
-            ("header", header.replace("1.5", "NaN")), ("header", header[1:]),
             ("header", header.replace('"format": 1', '"format": 2')),
-            ("header", header.replace('"n_layer": 2', '"n_layer": 1000000000')),
-            (weight, w.T), (weight, np.float64(w)), (weight, w * np.float32(np.nan)),
-            (weight, np.array([Path()], object)),  # a pickle, which could run code
-            ("optimizer/m.read_in.bias", w), ("a bomb", np.zeros(10**6))]:
-        file = io.BytesIO()
-        save = np.savez_compressed if name == "a bomb" else np.savez
-        save(file, **arrays | {name: wrong})
-        files.append(file.getvalue())
+            (weight, w.T), (weight, w * np.float32(np.nan)), ("optimizer/m.read_in.bias", w),
+            (weight, np.array([Path()], object))]:  # a pickle, which could run code
+        np.savez(path, **arrays | {name: wrong})
+        files.append(path.read_bytes())
     optimizer = icl.Muon(params, 0.01, 0.01)
     before = copy.deepcopy(optimizer.state)
     for content in files:
@@ -414,15 +391,13 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_restores_nothing(tmp_path):
         equal(optimizer.state, before, "the optimiser's state")
 
 def test_save_checkpoint_writes_what_can_be_loaded_or_nothing(tmp_path):
-    old = tmp_path / "old.npz"
-    params, config, *_ = saved(old)
-    before = old.read_bytes()
-    for path in (old, tmp_path / "new.npz"):
-        raises(ValueError, lambda: icl.save_checkpoint(path, params, config, log=math.nan))
-        for step in ("fsync", "replace"):
-            with mock.patch.object(os, step, side_effect=OSError(28, "No space left")):
-                raises(OSError, lambda: icl.save_checkpoint(path, params, config), str(path))
-    equal((os.listdir(tmp_path), old.read_bytes()), (["old.npz"], before), "the folder")
+    path = tmp_path / "old.npz"
+    params, config, *_ = saved(path)
+    before = path.read_bytes()
+    raises(ValueError, lambda: icl.save_checkpoint(path, params, config, log=math.nan))
+    with mock.patch.object(os, "fsync", side_effect=OSError(28, "No space left")):
+        raises(OSError, lambda: icl.save_checkpoint(path, params, config), str(path))
+    equal((os.listdir(tmp_path), path.read_bytes()), (["old.npz"], before), "the folder")
 
 def test_the_committed_models_are_finished_small_ones_and_predict_well():
     for e in (train.make_experiment(name, train.SIZES["small"]) for name in train.EXPERIMENTS):
@@ -454,7 +429,7 @@ def test_lasso_meets_its_optimality_conditions_in_any_units():
     xs, ys = map(np.float64, sample_prompts(SparseLinear(20, 2), rng(), 6, 40))
     xs[..., 0] = 0  # an input that says nothing
     ys += 0.1 * rng(1).standard_normal(ys.shape)
-    for alpha, u, v in ((0.03, 1, 1), (0.3, 1, 1), (0.1, 1e-6, 1), (0.1, 1, 1e-4)):
+    for alpha, u, v in ((0.03, 1, 1), (0.1, 1e-6, 1), (0.1, 1, 1e-4)):
         for X, y in ((xs[:, :k], ys[:, :k]) for k in (1, 10, 40)):
             w = u / v * lasso_weights(u * X, v * y, u * v * alpha)
             e = y - np.einsum("bnd,bd->bn", X, w)
@@ -476,7 +451,7 @@ def test_lasso_takes_the_best_alpha_for_each_number_of_examples():
     same(each[:, 1:], alone[range(1, 8), :, range(1, 8)].T, 1e-5, "with an alpha for each number")
     best = alphas[np.argmin(((alone - ys) ** 2).mean(1), axis=0)]
     equal(baselines.tune_lasso(SparseLinear(5, 1), rng(), 8, 30, alphas), best, "best alphas")
-    for bad in (0.0, math.nan, alphas[:7], -alphas):
+    for bad in (0.0, alphas[:7]):
         raises(ValueError, lambda: baselines.lasso(xs, ys, bad), "alpha", "8 of them")
 
 def brute_force(hypotheses, xs, ys):
@@ -511,7 +486,7 @@ def test_bayes_and_class_probabilities_are_brute_force_ridge_regressions():
     dense, sparse = DenseLinear(4), SparseLinear(4, 2)
     mixture, blend = Mixture((dense, sparse), (0.3, 0.7)), ConvexCombination(dense, sparse, 0.4)
     pairs = [lambda x, s=s: x[:, s] / math.sqrt(2) for s in combinations(range(4), 2)]  # six
-    for s in (0, 0.02, 0.3):
+    for s in (0, 0.3):
         noise = 1e-10 + s * s
         either = [(0.3, lambda x: x / 2, noise), *((0.7 / 6, phi, noise) for phi in pairs)]
         both = [(1 / 6, lambda x, phi=phi: np.hstack([0.4 * x / 2, 0.6 * phi(x)]),
@@ -673,9 +648,6 @@ def model_in(folder, name="sparse", **size):
     e = train.make_experiment("sparse", replace(TINIER, **size))
     return next(p for p in train.predictors_of(e, folder) if p.name == name)
 
-def train_until(model, last):
-    train.train(model, report=lambda step, *_: step < last)
-
 def test_the_curriculum_is_its_definition():
     for name in ("sparse", "mixture"):
         model = model_in(Path(), name, n_dims=8, first_dims=3, sparse_points=14, batch=4000)
@@ -690,14 +662,6 @@ def test_the_curriculum_is_its_definition():
             equal(weights, icl.loss_weights(xs[:, :, :dims], ys), f"weights, {there}")
             squares = (ys**2).mean(1)
             same(squares.mean(), 1, 4 * squares.std() / math.sqrt(4000), f"variance, {there}")
-
-def test_stopping_within_the_curriculum_changes_no_bit(tmp_path):
-    calm, stopped = (model_in(tmp_path / folder) for folder in ("calm", "stopped"))
-    train.train(calm)
-    for last in (7, 10, 40):  # 10: where a stage ends
-        train_until(stopped, last)
-        equal(stopped.reached(), last, "steps in the checkpoint")
-    equal(contents(tmp_path / "stopped"), contents(tmp_path / "calm"), "files")
 
 def test_a_run_never_replaces_a_checkpoint_that_is_further_along(tmp_path):
     model, other = model_in(tmp_path / "one"), model_in(tmp_path / "other")
@@ -771,14 +735,6 @@ def test_a_model_alone_is_shown_alone_and_beside_another_experiment(tmp_path):
     shown = {row.split(",")[2] for row in rows if " model," in row}
     equal(shown, {"dense model", "linear model"}, "models in results.csv")
 
-def test_main_works_from_a_thread_and_puts_the_handler_of_ctrl_c_back(tmp_path):
-    before, alone, got = signal.getsignal(signal.SIGINT), ("--only", "dense", "--out", tmp_path), []
-    thread = threading.Thread(target=lambda: got.append(program(*alone)[0]))
-    thread.start()
-    thread.join()
-    got += program(*alone)[0], signal.getsignal(signal.SIGINT)
-    equal(got, [0, 0, before], "exit statuses and handler")
-
 def test_files_of_other_settings_and_damaged_ones_are_refused_by_name(tmp_path):
     again = lambda *arguments: program("--only", "sparse", "--out", tmp_path, *arguments)
     equal(again()[0], 0, "exit status")
@@ -795,21 +751,6 @@ def test_files_of_other_settings_and_damaged_ones_are_refused_by_name(tmp_path):
         path.write_bytes(kept)
     lasso.unlink()
     equal((again()[0], contents(tmp_path)), (0, before), "with the Lasso measured again")
-
-def test_a_state_of_training_that_cannot_be_is_refused_before_any(tmp_path):
-    model = model_in(tmp_path)
-    train.train(model, until=5)
-    with np.load(model.path) as npz:
-        arrays = dict(npz)
-    for damage in (dict(losses=[1.0]), dict(losses=["a"] * 5), dict(losses=None), dict(rng=None),
-                   dict(seconds="1"), dict(seconds=1e300), dict(step=40), dict(settings=[])):
-        header = json.loads(str(arrays["header"]))
-        header["extra"] |= damage
-        np.savez(model.path, **arrays | {"header": json.dumps(header)})
-        kept = model.path.read_bytes()
-        assert_refused(program("--out", tmp_path), "sparse.npz")
-        equal(model.path.read_bytes(), kept, f"the checkpoint with {damage}")
-    equal(model_in(tmp_path, "dense").reached(), 0, "steps of another model")
 
 def test_names_that_files_cannot_have_are_refused_in_one_line(tmp_path):
     e = model_in(tmp_path).experiment
