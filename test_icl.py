@@ -213,22 +213,19 @@ def test_mask_keeps_an_example_from_every_prediction_before_it():
         equal(list(changed.nonzero()[0] + 1), list(range(k + 2, 6)),
               f"predictions that change with y of example {k + 1} and all later")
 
-def test_wrong_arrays_and_configs_are_refused_by_name():
+def test_wrong_arrays_are_refused_by_name():
     params, config, xs, ys = small_model()
     predict = lambda *arrays: icl.predict(params, config, *arrays)
     step = lambda *arrays: icl.loss_and_grads(params, config, *arrays)
-    optimum, lasso = baselines.bayes(DenseLinear(3)), lambda *arrays: baselines.lasso(*arrays, 0.1)
     for f, arrays, *words in [
-            (predict, (xs[0], ys), "xs must be (B, N", "(5, 3)"),
+            (baselines.least_squares, (xs, ys[:, :3]), "ys (B, N)", "(59, 3)"),
             (predict, (xs.repeat(2, 1), ys.repeat(2, 1)), "at most 5", "(59, 10, 3)"),
             (step, (xs, ys - math.inf), "finite", "inf"),
             (step, (xs, ys, ys[0]), "weights", "(5,)"),
-            (baselines.least_squares, (xs, ys[:, :3]), "ys (B, N)", "(59, 3)"),
-            (optimum, (xs[:, :, :2], ys), "(B, N, 3)", "(59, 5, 2)"),
-            (lasso, (xs.astype("int64"), ys), "int64")]:
+            (baselines.bayes(DenseLinear(3)), (xs[:, :, :2], ys), "(B, N, 3)", "(59, 5, 2)"),
+            (baselines.lasso, (xs.astype("int64"), ys, 0.1), "int64"),
+            (baselines.lasso, (xs, ys, 0.0), "alpha", "5 of them")]:
         raises(ValueError, lambda: f(*arrays), *words)
-    for bad in (dict(n_layer=0), dict(n_head=3)):
-        raises(ValueError, lambda: icl.Config(3, 5, **bad), *bad, repr(*bad.values()))
 
 # ------------------------------------------------------------------------------------- training
 
@@ -272,25 +269,13 @@ def test_muon_orthogonalises_by_its_formula_and_leaves_all_else_to_adam():
             same(params[name], expected[name], 1e-5, f"{name} after step {i + 1}")
     equal(list(params.values())[2:], list(rest.values())[2:], "what Adam trains")
 
-def test_a_gradient_that_is_nan_missing_or_misshapen_changes_nothing():
-    params, matrix, bias = small_model(np.float32)[0], "h.0.mlp.c_fc.weight", "read_in.bias"
-    optimizer = icl.Muon(params, 0.01, 0.01)  # which leaves the check to Adam
-    before, good = copy.deepcopy((params, optimizer.state)), copy.deepcopy(params)
-    for kind, grads, words in [
-            (FloatingPointError, good | {matrix: good[matrix] * np.nan}, "nan"),
-            (ValueError, good | {bias: good[bias][:1]}, bias),
-            (ValueError, {name: g for name, g in good.items() if name != matrix}, matrix)]:
-        raises(kind, lambda: optimizer.update(params, grads), words)
-        equal((params, optimizer.state), before, "parameters and state")
-
 def test_a_short_training_clearly_beats_predicting_zero():
     config = icl.Config(n_dims=2, n_points=6, n_layer=2, n_head=2, n_embd=32)
     params, r = icl.init_params(config, rng()), rng(1)
     optimizer = icl.Muon(params, 3e-3, 1e-2, clip=1.0)
     batches = (sample_prompts(DenseLinear(2), r, 64, 6) for _ in range(250))
-    loss = np.mean([icl.train_step(params, config, optimizer, *batch) for batch in batches][-20:])
-    note(f"loss {loss:.2f}")
-    assert loss < 0.7  # to predict zero costs 1
+    losses = [icl.train_step(params, config, optimizer, *batch) for batch in batches]
+    below(np.mean(losses[-20:]), 0.7, "loss, where to predict zero costs 1")
 
 # ------------------------------------------------------------------------------------- the tasks
 
@@ -309,14 +294,12 @@ def test_inputs_are_normal_and_functions_have_variance_one():
         same(squares.mean(), variance, 4 * squares.std() / math.sqrt(20_000), f"variance of {c}")
 
 def test_sparse_functions_have_nnz_coefficients_and_mixtures_their_shares():
-    units = np.tile(np.eye(6), (5000, 1, 1))  # f of the unit vectors is w
-    w = SparseLinear(6, 2).sample(rng(), 5000)(units)
-    equal(set((w != 0).sum(1)), {2}, "numbers of non-zeros")
-    same((w != 0).mean(0), 2 / 6, 0.04, "share of functions in which a coefficient is not 0")
-    w = Mixture((DenseLinear(6), SparseLinear(6, 1)), (0.2, 0.8)).sample(rng(), 5000)(units)
+    mixture = Mixture((DenseLinear(6), SparseLinear(6, 2)), (0.2, 0.8))
+    w = mixture.sample(rng(), 5000)(np.tile(np.eye(6), (5000, 1, 1)))  # f of the unit vectors
     counts = (w != 0).sum(1)
-    equal(set(counts), {1, 6}, "numbers of non-zeros in a mixture")
-    same(np.mean(counts == 1), 0.8, 0.03, "share of sparse functions")
+    equal(set(counts), {2, 6}, "numbers of non-zeros")
+    same(np.mean(counts == 2), 0.8, 0.03, "share of sparse functions")
+    same((w[counts == 2] != 0).mean(0), 2 / 6, 0.04, "share of these where a coefficient is not 0")
 
 def test_sinusoids_have_frequencies_of_their_law():
     omega = np.linspace(0.005, 40, 8000)
@@ -328,7 +311,7 @@ def test_sinusoids_have_frequencies_of_their_law():
 
 def test_impossible_classes_and_label_noises_are_refused_by_name():
     for make, *words in [
-            (lambda: DenseLinear(2.5), "n_dims", "2.5"), (lambda: SparseLinear(5, 6), "nnz", "6"),
+            (lambda: DenseLinear(2.5), "n_dims", "2.5"),
             (lambda: Sinusoid(scale=-1.0), "scale", "-1"),
             (lambda: Mixture((LINE, DenseLinear(2))), "dimension", "[1, 2]"),
             (lambda: Mixture((LINE, WAVE), (0.5, 0.6)), "weights", "0.6"),
@@ -336,25 +319,16 @@ def test_impossible_classes_and_label_noises_are_refused_by_name():
             (lambda: SparseLinear(40, 20).hypotheses(), "supports")]:
         raises(ValueError, make, *words)
 
-def test_what_a_class_or_predictor_of_ones_own_returns_is_checked():
-    def own(f=lambda xs: xs[..., 0], features=lambda x: x.T[:1, None], prior=1.0):
-        groups = [Hypotheses(features, np.array([prior]), noise=1e-10)]
-        return SimpleNamespace(n_dims=2, sample=lambda rng, batch_size: f,
-                               hypotheses=lambda: groups)
-
-    xs, ys = sample_prompts(own(), rng(), 8, 3)
-    same(baselines.bayes(own())(xs, ys)[:, 1:], ys[:, 1:], 1e-3, "bayes of a class that is right")
+def test_what_a_class_of_ones_own_returns_is_checked():
+    xs, ys = sample_prompts(DenseLinear(2), rng(), 8, 3)
     for f, words in [(lambda xs: math.nan * xs[..., 0], "finite in float32"),
                      (lambda xs: xs, "(8, 3) real numbers, not (8, 3, 2)")]:
-        raises(ValueError, lambda: sample_prompts(own(f), rng(), 8, 3), "f(xs) of", words)
-    for wrong, words in [(dict(prior=0.5), "sum to 1"),
-                         (dict(features=lambda x: math.nan * x.T[:1, None]), "features")]:
-        raises(ValueError, lambda: baselines.bayes(own(**wrong))(xs, ys), words)
-    raises(ValueError, lambda: baselines.effective_noise(lambda xs, ys: ys[0], LINE, rng(), 3, 8),
-           "must return (8, 3), not (3,)")
-
-def test_the_text_of_a_class_holds_plain_numbers_in_any_numpy():
-    equal(str(Sinusoid(frequency=np.float64(3))), "Sinusoid(shape=6.0, scale=0.25, frequency=3.0)")
+        own = SimpleNamespace(n_dims=2, sample=lambda rng, batch_size: f)
+        raises(ValueError, lambda: sample_prompts(own, rng(), 8, 3), "f(xs) of", words)
+    for number, prior, words in [(1, 0.5, "sum to 1"), (math.nan, 1.0, "features")]:
+        group = Hypotheses(lambda x: number * x.T[:, None], np.array([prior]), noise=1e-10)
+        own = SimpleNamespace(n_dims=2, hypotheses=lambda: [group])
+        raises(ValueError, lambda: baselines.bayes(own)(xs, ys), words)
 
 # ----------------------------------------------------------------------------------- checkpoints
 
@@ -392,11 +366,10 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_restores_nothing(tmp_path):
         raises(icl.Refused, lambda: icl.load_checkpoint(path, optimizer), f"{path} is not a check")
         equal(optimizer.state, before, "the optimiser's state")
 
-def test_save_checkpoint_writes_what_can_be_loaded_or_nothing(tmp_path):
+def test_a_full_disk_leaves_the_checkpoint_that_is_there(tmp_path):
     path = tmp_path / "old.npz"
     params, config, *_ = saved(path)
     before = path.read_bytes()
-    raises(ValueError, lambda: icl.save_checkpoint(path, params, config, log=math.nan))
     with mock.patch.object(os, "fsync", side_effect=OSError(28, "No space left")):
         raises(OSError, lambda: icl.save_checkpoint(path, params, config), str(path))
     equal((os.listdir(tmp_path), path.read_bytes()), (["old.npz"], before), "the folder")
@@ -430,7 +403,8 @@ def lasso_weights(xs, ys, alpha):
 def test_lasso_meets_its_optimality_conditions_in_any_units():
     xs, ys = map(np.float64, sample_prompts(SparseLinear(20, 2), rng(), 6, 40))
     xs[..., 0] = 0  # an input that says nothing
-    ys += 0.1 * rng(1).standard_normal(ys.shape)
+    xs[..., 1] = 1.0001 * xs[..., 2]  # one for which plain sweeps would take some 10,000
+    ys += xs[..., 1] + 0.1 * rng(1).standard_normal(ys.shape)
     for alpha, u, v in ((0.03, 1, 1), (0.1, 1e-6, 1), (0.1, 1, 1e-4)):
         for X, y in ((xs[:, :k], ys[:, :k]) for k in (1, 10, 40)):
             w = u / v * lasso_weights(u * X, v * y, u * v * alpha)
@@ -440,11 +414,6 @@ def test_lasso_meets_its_optimality_conditions_in_any_units():
             below(np.abs(pull[zero]), alpha + 1e-4, f"|pull| at weights of 0, alpha {alpha}")
             same(pull[~zero], alpha * np.sign(w[~zero]), 1e-4, f"pull at others, alpha {alpha}")
 
-def test_lasso_gives_all_weight_to_the_slightly_larger_of_two_inputs():
-    for larger in (1.01, 1.0001):  # plain sweeps would take some 10,000 to get there
-        w = lasso_weights(np.array([[[1, larger]]]), np.array([[2.0]]), 0.03)
-        same(w, [[0, (2 * larger - 0.03) / larger**2]], 1e-4, f"w of inputs 1 and {larger}")
-
 def test_lasso_takes_the_best_alpha_for_each_number_of_examples():
     xs, ys = sample_prompts(SparseLinear(5, 1), rng(), 30, 8)
     alphas = np.geomspace(0.03, 1, 8)
@@ -453,8 +422,6 @@ def test_lasso_takes_the_best_alpha_for_each_number_of_examples():
     same(each[:, 1:], alone[range(1, 8), :, range(1, 8)].T, 1e-5, "with an alpha for each number")
     best = alphas[np.argmin(((alone - ys) ** 2).mean(1), axis=0)]
     equal(baselines.tune_lasso(SparseLinear(5, 1), rng(), 8, 30, alphas), best, "best alphas")
-    for bad in (0.0, alphas[:7]):
-        raises(ValueError, lambda: baselines.lasso(xs, ys, bad), "alpha", "8 of them")
 
 def brute_force(hypotheses, xs, ys):
     """Posterior mean, and probability of the first hypothesis, by one Gaussian solve for each.
@@ -476,14 +443,6 @@ def brute_force(hypotheses, xs, ys):
         predictions[b, k], first[b, k] = weights @ means, weights[0]
     return predictions, first
 
-def waves(share, noise):
-    """What brute_force takes of all sinusoids: a hypothesis for each frequency of the grid."""
-    omega = 1.5 / 40 * np.arange(0.5, 320)
-    prior = omega**5 * np.exp(-4 * omega)  # Gamma(6, 1/4)
-    return [(p, lambda x, w=w: np.hstack([np.sin(w * x), np.cos(w * x)]),
-             (1.5 / 40) ** 2 / 12 + noise)
-            for w, p in zip(omega, share * prior / prior.sum()) if p > 1e-12]
-
 def test_bayes_and_class_probabilities_are_brute_force_ridge_regressions():
     dense, sparse = DenseLinear(4), SparseLinear(4, 2)
     mixture, blend = Mixture((dense, sparse), (0.3, 0.7)), ConvexCombination(dense, sparse, 0.4)
@@ -494,7 +453,7 @@ def test_bayes_and_class_probabilities_are_brute_force_ridge_regressions():
         both = [(1 / 6, lambda x, phi=phi: np.hstack([0.4 * x / 2, 0.6 * phi(x)]),
                  0.52e-10 + s * s) for phi in pairs]
         for c, hypotheses in ((dense, [(1, lambda x: x / 2, noise)]), (mixture, either),
-                              (blend, both), (WAVE, waves(1, s * s))):
+                              (blend, both)):
             xs, ys = map(np.float64, sample_prompts(c, rng(), 5, 7))
             ys += s * rng(1).standard_normal(ys.shape)
             expected, first = brute_force(hypotheses, xs, ys)
@@ -504,23 +463,21 @@ def test_bayes_and_class_probabilities_are_brute_force_ridge_regressions():
                 p = baselines.class_probabilities(c, s)(xs, ys)
                 same(p, np.stack([first, 1 - first], 2), margin, f"probabilities, noise {s}")
 
-def test_the_gaussian_process_is_the_conditional_mean_of_a_joint_normal():
+def test_the_gaussian_process_is_that_of_its_covariance():
     xs, ys = map(np.float64, sample_prompts(WAVE, rng(), 5, 7))
-    got = baselines.gaussian_process(xs, ys)
-    for b, k in np.ndindex(5, 7):  # by the precision matrix of all labels so far and f(x)
-        x = xs[b, :k + 1, 0]
-        covariance = np.exp(-np.subtract.outer(x, x) ** 2 / 2) + np.diag([1e-3] * k + [0])
-        precision = np.linalg.inv(covariance)
-        expected = -precision[k, :k] @ ys[b, :k] / precision[k, k]
-        same(got[b, k], expected, 1e-6, f"prompt {b}, after {k} examples")
+    root = lambda x: np.linalg.cholesky(np.exp(-((x - x.T) ** 2) / 2) + 1e-9 * np.eye(len(x)))
+    expected, _ = brute_force([(1, root, 1e-3)], xs, ys)  # root root^T: the covariance of f(x)
+    same(baselines.gaussian_process(xs, ys), expected, 1e-4, "predictions")
 
 def test_bayes_is_brute_force_where_no_hypothesis_explains_the_examples():
-    half = ConvexCombination(LINE, WAVE, 0.5)  # that of the mixture has to choose, and cannot
-    xs, ys = map(np.float64, sample_prompts(half, rng(3), 1, 40))
-    expected, first = brute_force([(0.5, lambda x: x, 1e-10), *waves(0.5, 0)], xs, ys)
-    c = Mixture((LINE, WAVE))
-    same(baselines.bayes(c)(xs, ys), expected, 1e-3, "predictions")
-    same(baselines.class_probabilities(c)(xs, ys)[..., 0], first, 1e-3, "probability of a line")
+    omega = 1.5 / 40 * np.arange(0.5, 320)
+    prior = omega**5 * np.exp(-4 * omega)  # Gamma(6, 1/4)
+    waves = [(p, lambda x, w=w: np.hstack([np.sin(w * x), np.cos(w * x)]), (1.5 / 40) ** 2 / 12)
+             for w, p in zip(omega, prior / prior.sum() / 2) if p > 1e-12]
+    for c, n in ((WAVE, 7), (ConvexCombination(LINE, WAVE, 0.5), 40)):  # no wave explains the half
+        xs, ys = map(np.float64, sample_prompts(c, rng(3), 1, n))
+        expected, _ = brute_force([(0.5, lambda x: x, 1e-10), *waves], xs, ys)
+        same(baselines.bayes(Mixture((LINE, WAVE)))(xs, ys), expected, 1e-3, f"predictions, {c}")
 
 def test_predictions_are_finite_in_any_unit():
     dense, sparse = DenseLinear(4), SparseLinear(4, 1)
@@ -536,20 +493,19 @@ def test_predictions_are_finite_in_any_unit():
     below(abs(predictions), math.inf, "|predictions|, where s, but for its last term, would be < 0")
 
 def test_effective_noise_of_an_ideal_learner_is_its_noise():
-    dense, missed = DenseLinear(8), []
+    dense = DenseLinear(8)
     for c, n, margin in ((dense, 1000, 0.5), (Mixture((LINE, WAVE)), 100, 2)):
         for s in (0, 0.05, 0.5):
             learner = lambda xs, ys: baselines.bayes(c, s)(
                 xs, ys + s * rng(99).standard_normal(ys.shape))
             value, (low, high), curve = baselines.effective_noise(learner, c, rng(), 11, n)
-            missed += [] if low <= s <= high else [(c, s, low, high)]
             same(value, s, margin * s, f"noise, {c}")
+            assert low <= s <= high, f"noise {s}, {c}: got the interval from {low} to {high}"
             if s == 0:
                 xs, ys = sample_prompts(c, rng(), n, 11)
                 same(curve, ((learner(xs, ys) - ys) ** 2).mean(0), 1e-6, "the optimum's errors")
     value, interval, _ = baselines.effective_noise(lambda xs, ys: 0 * ys, dense, rng(), 11, 300)
     equal((value, *interval), (math.inf,) * 3, "noise of predicting zero")
-    assert len(missed) <= 1, f"expected 95% of intervals to hold s, got {missed} that do not"
 
 # ------------------------------------------------------------------------------------- the claims
 
@@ -588,12 +544,11 @@ def found(name, learn, size, prompts):
                                   for p in train.predictors_of(e, Path())})
 
 def test_claims_on_perfect_learners_hold_and_on_predicting_zero_do_not():
-    sparse = claims.claims_of(found("sparse", baselines.bayes, train.SIZES["small"], 400))
-    others = [(what, n, bound) for rows in sparse.values() for what, n, bound in rows
-              if bound and claims.verdict(n, **bound) != "holds"]
-    equal(others, [], "numbers of perfect learners that do not hold")
+    perfect = claims.claims_of(found("sparse", baselines.bayes, train.SIZES["small"], 400))
+    last = claims.table({"perfect": perfect})[-1]
+    equal(last, "perfect, 14 claims: 12 holds, 0 undecided, 0 does not hold", "counts of verdicts")
     sine = claims.claims_of(found("sine", baselines.bayes, TINIER, 4))
-    equal((len(sparse), len(sine)), (14, 14), "number of claims")
+    equal(len(sine), 14, "number of claims on sine")
     zero = claims.claims_of(found("sparse", lambda c: lambda xs, ys: 0 * ys, TINIER, 100))
     what, number, bound = zero["sparse: near-optimal on sparse functions"][2]
     equal(claims.verdict(number, **bound), "does not hold", f"{what} of predicting zero")
@@ -634,10 +589,7 @@ def assert_refused(result, *words):
 
 def contents(folder):
     """Name -> bytes of what a run writes that may not depend on how it went."""
-    def bits(path):
-        with np.load(path) as npz:
-            return {name: npz[name].tobytes() for name in npz.files if name != "header"}
-
+    bits = lambda path: {name: a.tobytes() for name, a in np.load(path).items() if name != "header"}
     read = {".csv": Path.read_bytes, ".svg": Path.read_bytes, ".npz": bits}
     return {p.relative_to(folder): read[p.suffix](p) for p in folder.rglob("*") if p.suffix in read}
 
@@ -647,18 +599,16 @@ def model_in(folder, name="sparse", **size):
 
 def test_the_curriculum_is_its_definition():
     for name in ("sparse", "mixture"):
-        model = model_in(Path(), name, n_dims=8, first_dims=3, sparse_points=14, batch=4000)
+        model = model_in(Path(), name, n_dims=8, first_dims=3, sparse_points=14)
         progress = (np.arange(100) + 0.5) / 100
         stages = Counter(train.lesson(model, p)[0].n_dims for p in progress)
         equal(stages, {3: 10, 4: 10, 5: 10, 6: 10, 7: 10, 8: 50}, f"stages of {name} in percent")
         for dims, share in ((3, 0), (3, 0.099), (4, 0.1), (7, 0.499), (8, 0.5), (8, 0.99)):
             xs, ys, weights = train.training_batch(model, share, rng(1))
             there = f"{name} at {share} of the steps"
-            equal(xs.shape, (4000, min(2 * dims + 1, 14), 8), f"shape, {there}")
+            equal(xs.shape, (8, min(2 * dims + 1, 14), 8), f"shape, {there}")
             equal((xs != 0).any((0, 1)), np.arange(8) < dims, f"inputs that are not 0, {there}")
             equal(weights, icl.loss_weights(xs[:, :, :dims], ys), f"weights, {there}")
-            squares = (ys**2).mean(1)
-            same(squares.mean(), 1, 4 * squares.std() / math.sqrt(4000), f"variance, {there}")
 
 def test_a_run_never_replaces_a_checkpoint_that_is_further_along(tmp_path):
     model, other = model_in(tmp_path / "one"), model_in(tmp_path / "other")
@@ -674,16 +624,13 @@ def test_a_run_never_replaces_a_checkpoint_that_is_further_along(tmp_path):
 def test_the_command_trains_measures_shows_and_again_changes_nothing(tmp_path):
     p = start("--out", tmp_path)
     out, err = p.communicate()
-    equal((p.returncode, err), (0, ""), "exit status and stderr")
+    equal((p.returncode, err, out.isascii()), (0, "", True), "exit status, stderr, ASCII alone")
     before, page = contents(tmp_path), (tmp_path / "report.html").read_text()
     drawn = [xml.dom.minidom.parse(str(path)) for path in tmp_path.glob("*.svg")]
     equal(page.count("<figure>"), len(drawn), "figures in the report")
-    rows = (tmp_path / "results.csv").read_text().splitlines()[1:]
-    expected = {"dense model", "mixture model", "least squares", "Lasso", train.MIXED, train.OWN}
-    equal(expected - {row.split(",")[2] for row in rows}, set(), "missing in results.csv")
-    lines = out[out.index("dense functions"):].splitlines()
-    equal(sum(line.startswith("mixture model") for line in lines), 2, "tables with the mixture")
-    equal((out.isascii(), "report.html" in lines[-1]), (True, True), "ASCII alone; last line")
+    table = (tmp_path / "results.csv").read_text()
+    for shown in ("dense model", "mixture model", "least squares", "Lasso", train.MIXED, train.OWN):
+        equal((f",{shown}," in table, f"\n{shown}  " in out), (True, True), f"{shown} is shown")
     equal(len(claims.claims_in(tmp_path)), 13, "number of claims")
     path = tmp_path / "sparse/dense.npz"
     path.unlink()  # its predictions remain, and are enough
@@ -710,46 +657,25 @@ def test_however_a_run_ends_it_goes_on_to_the_same_bits(tmp_path):
         equal((p.returncode, err), (status, words), "exit status and stderr")
         reached = step()
     below(reached, 600, "steps before the last run")
-    with mock.patch.object(report, "show", side_effect=KeyboardInterrupt):
-        equal(program(*arguments, storm, "--processes", 1)[0], 130, "exit status")
-    equal(program(*arguments, storm)[0], 0, "exit status")
+    equal(program(*arguments, storm, "--processes", 1)[0], 0, "exit status")
     equal(contents(storm), contents(calm), "files")
     equal(signal.getsignal(signal.SIGINT), handler, "what Ctrl-C does in Python afterwards")
 
-def test_a_closed_stdout_ends_a_run_in_one_line_at_most(tmp_path):
-    p = start("--out", tmp_path)
-    p.stdout.readline()
-    p.stdout.close()  # as `| head -1` does
-    err = p.stderr.read()
-    assert p.wait(60) in (0, 2) and err.count("\n") <= 1, f"expected a line at most, got {err}"
+def test_a_model_alone_is_shown_alone(tmp_path):
+    status, out, err = program("--out", tmp_path, "--only", "linear", experiment="sine")
+    equal((status, err), (0, ""), "exit status and stderr")
+    equal("sine/mixture" in out.splitlines()[-1], True, f"mixture missing in {out}")
+    shown = {row.split(",")[2] for row in (tmp_path / "results.csv").read_text().splitlines()}
+    equal({p for p in shown if p.endswith(" model")}, {"linear model"}, "models in results.csv")
 
-def test_a_model_alone_is_shown_alone_and_beside_another_experiment(tmp_path):
-    for experiment, model in (("sparse", "dense"), ("sine", "linear")):
-        status, out, err = program("--out", tmp_path, "--only", model, experiment=experiment)
-        equal((status, err), (0, ""), f"exit status and stderr, {experiment}")
-        equal(f"{experiment}/mixture" in out.splitlines()[-1], True, f"mixture missing in {out}")
-    rows = (tmp_path / "results.csv").read_text().splitlines()[1:]
-    shown = {row.split(",")[2] for row in rows if " model," in row}
-    equal(shown, {"dense model", "linear model"}, "models in results.csv")
-
-def test_files_of_other_settings_and_damaged_ones_are_refused_by_name(tmp_path):
+def test_files_of_other_settings_are_refused_by_name(tmp_path):
     again = lambda *arguments: program("--only", "sparse", "--out", tmp_path, *arguments)
     equal(again()[0], 0, "exit status")
     assert_refused(again("--steps", 3), "steps = 40, not 3", "sparse.npz")
     lasso, other = (tmp_path / f"sparse/{p}.predictions.npz" for p in ("Lasso", "least-squares"))
-    for path, content in ((tmp_path / "sparse/sparse.npz", b"nothing"), (lasso, b"nothing"),
-                          (lasso, other.read_bytes())):
-        kept = path.read_bytes()
-        path.write_bytes(content)
-        assert_refused(again(), str(path))
-        equal(path.read_bytes(), content, f"the damaged {path.name}")
-        path.write_bytes(kept)
-
-def test_names_that_models_cannot_have_are_refused_in_one_line(tmp_path):
-    e = model_in(tmp_path).experiment
-    for name in ("a/b", "Lasso"):  # no file's name, and a predictor's
-        other = replace(e, pretraining={name: e.mixture})
-        raises(icl.Refused, lambda: train.predictors_of(other, tmp_path), repr(name))
+    lasso.write_bytes(other.read_bytes())
+    assert_refused(again(), str(lasso))
+    equal(lasso.read_bytes(), other.read_bytes(), "the refused file")
 
 def test_what_a_user_can_mend_is_told_in_one_line(tmp_path):
     (tmp_path / "file").write_text("mine")
@@ -762,15 +688,15 @@ def test_what_a_user_can_mend_is_told_in_one_line(tmp_path):
         assert_refused(program(*new, size=replace(TINIER, **edit)), words)
     with mock.patch.object(report, "draw", lambda figure: 1 / 0):  # the rehearsal finds it
         assert_refused(program(*new), "sparse", "line", "zero")
-    for arguments in (["--steps", 0], ["--ti"], ["--small"], ["--only", "nobody"]):
-        assert_refused(program(*new, *arguments), "error: ")
+    for option, value in (("--steps", 0), ("--only", "nobody")):
+        assert_refused(program(*new, option, value), "error: ", str(value))
     equal(sorted(os.listdir(tmp_path)), ["file", "wild"], "what was written")
 
 def test_every_purpose_has_a_random_stream_of_its_own():
     make = lambda seed, name="sine": train.make_experiment(name, TINIER, seed)
-    first = [e.stream(*purpose).random() for e, purpose in [
-        (make(0), "a"), (make(1), "a"), (make(0, "sparse"), "a"), (make(0), "b"), (make(0), "ab")]]
-    equal(len(set(first)), 5, "different first numbers of 5 streams")
+    streams = [make(0).stream("a"), make(0).stream("b"), make(1).stream("a"),
+               make(0, "sparse").stream("a")]
+    equal(len({s.random() for s in streams}), 4, "different first numbers of 4 streams")
 
 if SLOW:
     def test_the_lab_and_the_scripts_in_results_run():
