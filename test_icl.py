@@ -545,7 +545,7 @@ TINIER = train.Size(1, 1, 8, n_dims=3, nnz=1, sparse_points=5, sparse_steps=40, 
                     sine_steps=40, batch=8, prompts=8, curriculum=0.5, first_dims=1)
 
 FORK = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-FAST = mock.patch.object(multiprocessing, "get_context", lambda kind: FORK)  # starts far sooner than spawn
+FAST = mock.patch.object(multiprocessing, "get_context", lambda kind: FORK)  # starts sooner
 
 def program(*arguments, size=TINIER, experiment="sparse"):
     """train.main at a size that takes seconds: (exit status, stdout, stderr)."""
