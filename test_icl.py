@@ -14,20 +14,17 @@ import train  # before NumPy: it holds the BLAS to one thread
 
 import contextlib
 import copy
-import html
 import io
-import json
 import math
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import traceback
 import xml.dom.minidom
-from collections import Counter
 from dataclasses import replace
 from itertools import combinations, product
 from pathlib import Path
@@ -49,10 +46,7 @@ for module in (train, icl, baselines):
         sys.exit(f"test_icl.py: it should test {HERE}, and {module.__file__} was imported")
 from results import claims, report
 
-SLOW = bool(os.environ.get("ICL_SLOW"))  # also the lab's and the scripts'
 LINE, WAVE = DenseLinear(1), Sinusoid()
-CLASSES = [DenseLinear(4), SparseLinear(4, 1), SparseLinear(4, 3), WAVE, Sinusoid(frequency=3.0),
-           Mixture((DenseLinear(4), SparseLinear(4, 2))), Mixture((LINE, WAVE), (0.2, 0.8))]
 NOTES = []  # the figures that the test which runs has checked, to be printed beside its name
 note = NOTES.append
 equal = np.testing.assert_equal  # equal(got, expected, what): every bit, and nan equals nan
@@ -66,11 +60,11 @@ def normal(*shapes, seed=0):
     return [r.standard_normal(shape) for shape in shapes]
 
 def small_model(dtype=np.float64):
-    """A model, no parameter at its initial value, and 113 prompts: three unequal chunks."""
+    """A model, no parameter at its initial value, and 59 prompts: two unequal chunks."""
     config = icl.Config(n_dims=3, n_points=5, n_layer=2, n_head=2, n_embd=4)
     params = {name: (p + 0.1 * rng(1).standard_normal(p.shape)).astype(dtype)
               for name, p in icl.init_params(config, rng()).items()}
-    xs, ys = sample_prompts(DenseLinear(3), rng(2), 113, 5)
+    xs, ys = sample_prompts(DenseLinear(3), rng(2), 59, 5)
     return params, config, xs.astype(dtype), ys.astype(dtype)
 
 def same(got, expected, margin, what):
@@ -131,10 +125,8 @@ def test_gradient_of_layernorm_and_its_mean_and_variance():
     same(n.mean(1), 0, 1e-12, "means of rows")
     same(n.var(1), 1, 1e-4, "variances of rows")
 
-def test_gradient_of_gelu_and_its_slopes_far_out():
+def test_gradient_of_gelu():
     assert_operation(icl.gelu, 3 * normal((6, 5))[0])
-    _, backward = icl.gelu(np.array([-200.0, -30, 0, 30, 200]))
-    same(backward(np.ones(5)), [0, 0, 0.5, 1, 1], 1e-6, "slopes at -200, -30, 0, 30, 200")
 
 def test_gradient_of_attention():
     assert_operation(lambda qkv: icl.attention(qkv, 2), *normal((2, 5, 12)))
@@ -142,21 +134,17 @@ def test_gradient_of_attention():
 def test_attention_is_its_formula_written_as_loops_and_finite_far_out():
     qkv, = normal((2, 5, 12))
     same(icl.attention(3 * qkv, 2)[0], attention_in_loops(3 * qkv, 2), 1e-13, "attention")
-    y, backward = icl.attention(np.float32(1e4 * qkv), 2)  # e to the power of such scores is inf
-    for what, a in (("y", y), ("dqkv", backward(np.ones_like(y)))):
-        below(abs(a), math.inf, what)
+    y, _ = icl.attention(np.float32(1e4 * qkv), 2)  # e to the power of such scores is inf
+    below(abs(y), math.inf, "|y| of scores far out")
 
-def test_gradient_of_every_block_and_the_model_in_chunks_weighted_or_not():
+def test_gradient_of_every_block_and_the_model_in_chunks():
     params, config, xs, ys = small_model()
     weights = icl.loss_weights(xs, ys)
     f = lambda *arrays: np.mean(
         weights * (icl.predict(dict(zip(params, arrays)), config, xs, ys) - ys) ** 2)
     loss, grads = icl.loss_and_grads(params, config, xs, ys, weights)
     same(loss, f(*params.values()), 1e-12, "loss")
-    equal(sorted(grads), sorted(params), "names of gradients")
     assert_gradients(f, [grads[name] for name in params], list(params.values()))
-    equal(icl.loss_and_grads(params, config, xs, ys),
-          icl.loss_and_grads(params, config, xs, ys, 1 + 0 * ys), "without weights")
 
 def attention_in_loops(qkv, n_head):
     (B, T, _), C = qkv.shape, qkv.shape[2] // 3
@@ -187,7 +175,7 @@ def gpt2(params, config, xs, ys):
 
 def test_predictions_are_those_of_gpt2_written_plainly_at_any_length():
     params, config, xs, ys = small_model()
-    equal([len(part) for part, in icl.chunks(xs)], [38, 38, 37], "prompts in each chunk")
+    equal([len(part) for part, in icl.chunks(xs)], [30, 29], "prompts in each chunk")
     equal(icl.predict(*small_model(np.float32)).dtype, np.float32, "type from float32 arrays")
     expected = gpt2(params, config, xs, ys)
     for n in (1, 3, 5):
@@ -219,27 +207,18 @@ def test_mask_keeps_an_example_from_every_prediction_before_it():
         equal(list(changed.nonzero()[0] + 1), list(range(k + 2, 6)),
               f"predictions that change with y of example {k + 1} and all later")
 
-def test_wrong_arrays_and_configs_are_refused_by_name():
+def test_wrong_arrays_are_refused_by_name():
     params, config, xs, ys = small_model()
     predict = lambda *arrays: icl.predict(params, config, *arrays)
     step = lambda *arrays: icl.loss_and_grads(params, config, *arrays)
-    optimum, lasso = baselines.bayes(DenseLinear(3)), lambda *arrays: baselines.lasso(*arrays, 0.1)
-    for f, x, y, *words in [
-            (predict, xs[0], ys, "xs must be (B, N", "(5, 3)"),
-            (baselines.least_squares, xs, ys[:, :3], "ys (B, N)", "(113, 3)"),
-            (lasso, xs.astype("int64"), ys, "int64"), (step, xs, ys - math.inf, "finite", "inf"),
-            (optimum, np.ma.array(xs), ys, "masked"), (predict, xs[:0], ys[:0], "(0, 5, 3)"),
-            (optimum, xs[:, :, :2], ys, "(B, N, 3)", "(113, 5, 2)"),
-            (step, xs.repeat(2, 1), ys.repeat(2, 1), "at most 5", "(113, 10, 3)")]:
-        raises(ValueError, lambda: f(x, y), *words)
-    raises(ValueError, lambda: step(xs, ys, ys[0]), "weights", "(5,)")
-    for bad in (dict(n_layer=0), dict(n_head=3), dict(n_embd=2.0)):
-        raises(ValueError, lambda: icl.Config(3, 5, **bad), *bad, repr(*bad.values()))
-
-def test_importing_icl_changes_no_environment_variable():
-    code = "import numpy, os; before = dict(os.environ); import icl; assert before == os.environ"
-    bare = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
-    subprocess.run([sys.executable, "-c", code], cwd=HERE, env=bare, check=True)
+    for f, arrays, *words in [
+            (baselines.least_squares, (xs, ys[:, :3]), "ys (B, N)", "(59, 3)"),
+            (predict, (xs.repeat(2, 1), ys.repeat(2, 1)), "at most 5", "(59, 10, 3)"),
+            (step, (xs, ys - math.inf), "finite"), (step, (xs, ys, ys[0]), "weights", "(5,)"),
+            (baselines.bayes(DenseLinear(3)), (xs[:, :, :2], ys), "(B, N, 3)", "(59, 5, 2)"),
+            (baselines.lasso, (xs.astype("int64"), ys, 0.1), "int64"),
+            (baselines.lasso, (xs, ys, 0.0), "alpha", "5 of them")]:
+        raises(ValueError, lambda: f(*arrays), *words)
 
 # ------------------------------------------------------------------------------------- training
 
@@ -283,94 +262,61 @@ def test_muon_orthogonalises_by_its_formula_and_leaves_all_else_to_adam():
             same(params[name], expected[name], 1e-5, f"{name} after step {i + 1}")
     equal(list(params.values())[2:], list(rest.values())[2:], "what Adam trains")
 
-def test_a_gradient_that_is_nan_missing_or_misshapen_changes_nothing():
-    params, matrix, bias = small_model(np.float32)[0], "h.0.mlp.c_fc.weight", "read_in.bias"
-    optimizer = icl.Muon(params, 0.01, 0.01)  # which leaves the check to Adam
-    before, good = copy.deepcopy((params, optimizer.state)), copy.deepcopy(params)
-    for kind, grads, words in [
-            (FloatingPointError, good | {matrix: good[matrix] * np.nan}, "nan"),
-            (ValueError, good | {bias: good[bias][:1]}, bias),
-            (ValueError, {name: g for name, g in good.items() if name != matrix}, matrix)]:
-        raises(kind, lambda: optimizer.update(params, grads), words)
-        equal((params, optimizer.state), before, "parameters and state")
-
 def test_a_short_training_clearly_beats_predicting_zero():
     config = icl.Config(n_dims=2, n_points=6, n_layer=2, n_head=2, n_embd=32)
     params, r = icl.init_params(config, rng()), rng(1)
     optimizer = icl.Muon(params, 3e-3, 1e-2, clip=1.0)
-    batches = (sample_prompts(DenseLinear(2), r, 64, 6) for _ in range(250))
-    loss = np.mean([icl.train_step(params, config, optimizer, *batch) for batch in batches][-20:])
-    note(f"loss {loss:.2f}")
-    assert loss < 0.7  # to predict zero costs 1
+    for _ in range(250):
+        icl.train_step(params, config, optimizer, *sample_prompts(DenseLinear(2), r, 64, 6))
+    xs, ys = sample_prompts(DenseLinear(2), r, 1000, 6)
+    below(np.mean((icl.predict(params, config, xs, ys) - ys) ** 2), 0.7, "error; of zero it is 1")
 
 # ------------------------------------------------------------------------------------- the tasks
 
 def test_inputs_are_normal_and_functions_have_variance_one():
-    blends = [ConvexCombination(LINE, WAVE, w) for w in (0.0, 0.3, 1.0)]
-    for c in [*CLASSES, Sinusoid(9.0, 0.1), SparseLinear(20, 2), *blends]:
+    blend = ConvexCombination(LINE, WAVE, 0.3)
+    for c in (DenseLinear(4), SparseLinear(4, 1), SparseLinear(20, 2), WAVE,
+              Sinusoid(frequency=3.0), Mixture((LINE, WAVE), (0.2, 0.8)), blend):
         xs, ys = sample_prompts(c, rng(), 20_000, 3)
         equal((xs.dtype, ys.dtype), (np.float32, np.float32), f"types, {c}")
         equal(sample_prompts(c, rng(), 20_000, 3), (xs, ys), f"the same seed again, {c}")
         flat = xs.reshape(20_000, 3 * c.n_dims)
         same(flat.mean(0), 0, 0.04, "means of inputs")
         same(np.cov(flat.T), np.eye(3 * c.n_dims), 0.06, "covariances of inputs")
-        variance = c.weight**2 + (1 - c.weight) ** 2 if c in blends else 1
-        squares = (ys**2).mean(1)
+        variance, squares = 0.3**2 + 0.7**2 if c == blend else 1, (ys**2).mean(1)
         same(ys.mean(), 0, 0.02, f"mean of {c}")
         same(squares.mean(), variance, 4 * squares.std() / math.sqrt(20_000), f"variance of {c}")
 
 def test_sparse_functions_have_nnz_coefficients_and_mixtures_their_shares():
-    units = np.tile(np.eye(6), (5000, 1, 1))  # f of the unit vectors is w
-    w = SparseLinear(6, 2).sample(rng(), 5000)(units)
-    equal(set((w != 0).sum(1)), {2}, "numbers of non-zeros")
-    same((w != 0).mean(0), 2 / 6, 0.04, "share of functions in which a coefficient is not 0")
-    w = Mixture((DenseLinear(6), SparseLinear(6, 1)), (0.2, 0.8)).sample(rng(), 5000)(units)
+    mixture = Mixture((DenseLinear(6), SparseLinear(6, 2)), (0.2, 0.8))
+    w = mixture.sample(rng(), 5000)(np.tile(np.eye(6), (5000, 1, 1)))  # f of the unit vectors
     counts = (w != 0).sum(1)
-    equal(set(counts), {1, 6}, "numbers of non-zeros in a mixture")
-    same(np.mean(counts == 1), 0.8, 0.03, "share of sparse functions")
+    equal(set(counts), {2, 6}, "numbers of non-zeros")
+    same(np.mean(counts == 2), 0.8, 0.03, "share of sparse functions")
+    same((w[counts == 2] != 0).mean(0), 2 / 6, 0.04, "share of these where a coefficient is not 0")
 
 def test_sinusoids_have_frequencies_of_their_law():
-    omega = np.linspace(0.005, 40, 8000)
-    moments = [(omega**n * WAVE.density(omega)).sum() * 0.005 for n in range(3)]
-    same(moments, [1, 6 / 4, 6 * 7 / 16], 3e-3, "moments of Gamma(6, 1/4)")
-    # The slope of f at x = 0 is omega a: its mean square is E[omega^2].
+    # The slope of f at x = 0 is omega a, and E[omega^2] of Gamma(6, 1/4) is 6 * 7 / 16.
     left, right = WAVE.sample(rng(), 50_000)(np.tile([[-1e-3], [1e-3]], (50_000, 1, 1))).T
-    same(np.mean(((right - left) / 2e-3) ** 2) / moments[2], 1, 0.05, "slope^2 over E[omega^2]")
+    same(np.mean(((right - left) / 2e-3) ** 2) / (6 * 7 / 16), 1, 0.05, "slope^2 over E[omega^2]")
 
 def test_impossible_classes_and_label_noises_are_refused_by_name():
     for make, *words in [
-            (lambda: DenseLinear(2.5), "n_dims", "2.5"), (lambda: SparseLinear(5, 6), "nnz", "6"),
-            (lambda: Sinusoid(scale=-1.0), "scale", "-1"), (lambda: Mixture(()), "components"),
+            (lambda: DenseLinear(2.5), "2.5"), (lambda: Sinusoid(scale=-1.0), "scale", "-1"),
             (lambda: Mixture((LINE, DenseLinear(2))), "dimension", "[1, 2]"),
             (lambda: Mixture((LINE, WAVE), (0.5, 0.6)), "weights", "0.6"),
-            (lambda: ConvexCombination(LINE, WAVE, 1.1), "weight", "1.1"),
             (lambda: baselines.bayes(LINE, -0.1), "label_noise", "-0.1"),
             (lambda: SparseLinear(40, 20).hypotheses(), "supports")]:
         raises(ValueError, make, *words)
 
-def own(f=lambda xs: xs[..., 0], features=lambda x: x.T[:1, None], prior=(1.0,)):
-    """A function class of one's own, for whatever can be wrong with one."""
-    return SimpleNamespace(n_dims=2, sample=lambda rng, batch_size: f, hypotheses=lambda: [
-        Hypotheses(features, np.array(prior), noise=1e-10)])
-
-def test_what_a_class_or_predictor_of_ones_own_returns_is_checked():
-    (xs, ys), nan = sample_prompts(own(), rng(), 8, 3), lambda x: math.nan * x.T[:1, None]
-    same(baselines.bayes(own())(xs, ys)[:, 1:], ys[:, 1:], 1e-3, "bayes of a class that is right")
-    for f, words in [(lambda xs: math.nan * xs[..., 0], "finite in float32"),
-                     (lambda xs: np.float64(xs[..., 0]) * 1e300, "finite in float32"),
-                     (lambda xs: 1j * xs[..., 0], "real numbers, not (8, 3) of complex"),
-                     (lambda xs: xs, "(8, 3) real numbers, not (8, 3, 2)")]:
-        raises(ValueError, lambda: sample_prompts(own(f), rng(), 8, 3), "f(xs) of", words)
-    for wrong, words in [(dict(prior=(2.0, -1.0)), "priors"), (dict(prior=(0.5,)), "sum to 1"),
-                         (dict(features=nan), "features")]:
-        raises(ValueError, lambda: baselines.bayes(own(**wrong))(xs, ys), words)
-    for predictor, grid, words in [(lambda xs, ys: ys[0], (0, 1), "must return (8, 3), not (3,)"),
-                                   (baselines.least_squares, (1, 0), "grid must rise")]:
-        raises(ValueError, lambda: baselines.effective_noise(predictor, own(), rng(), 3, 8, grid),
-               words)
-
-def test_the_text_of_a_class_holds_plain_numbers_in_any_numpy():
-    equal(str(Sinusoid(frequency=np.float64(3))), "Sinusoid(shape=6.0, scale=0.25, frequency=3.0)")
+def test_what_a_class_of_ones_own_returns_is_checked():
+    xs, ys = sample_prompts(DenseLinear(2), rng(), 8, 3)
+    own = SimpleNamespace(n_dims=2, sample=lambda rng, batch_size: lambda xs: xs)
+    raises(ValueError, lambda: sample_prompts(own, rng(), 8, 3), "(8, 3) real", "not (8, 3, 2)")
+    for number, prior, words in [(1, 0.5, "sum to 1"), (math.nan, 1.0, "features")]:
+        group = Hypotheses(lambda x: number * x.T[:, None], np.array([prior]), noise=1e-10)
+        own = SimpleNamespace(n_dims=2, hypotheses=lambda: [group])
+        raises(ValueError, lambda: baselines.bayes(own)(xs, ys), words)
 
 # ----------------------------------------------------------------------------------- checkpoints
 
@@ -393,19 +339,14 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_restores_nothing(tmp_path):
     params, *_ = saved(path)
     good, arrays = path.read_bytes(), dict(np.load(path))
     header, w, half = str(arrays["header"]), arrays[weight], len(good) // 2
-    files = [b"", good[:half], good[:half] + bytes([good[half] ^ 1]) + good[half + 1:],
+    files = [good[:half], good[:half] + bytes([good[half] ^ 1]) + good[half + 1:],
              b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7\n"]
     for name, wrong in [
-            ("header", header.replace("1.5", "NaN")), ("header", header[1:]),
             ("header", header.replace('"format": 1', '"format": 2')),
-            ("header", header.replace('"n_layer": 2', '"n_layer": 1000000000')),
-            (weight, w.T), (weight, np.float64(w)), (weight, w * np.float32(np.nan)),
-            (weight, np.array([Path()], object)),  # a pickle, which could run code
-            ("optimizer/m.read_in.bias", w), ("a bomb", np.zeros(10**6))]:
-        file = io.BytesIO()
-        save = np.savez_compressed if name == "a bomb" else np.savez
-        save(file, **arrays | {name: wrong})
-        files.append(file.getvalue())
+            (weight, w.T), (weight, w * np.float32(np.nan)), ("optimizer/m.read_in.bias", w),
+            (weight, np.array([Path()], object))]:  # a pickle, which could run code
+        np.savez(path, **arrays | {name: wrong})
+        files.append(path.read_bytes())
     optimizer = icl.Muon(params, 0.01, 0.01)
     before = copy.deepcopy(optimizer.state)
     for content in files:
@@ -413,25 +354,22 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_restores_nothing(tmp_path):
         raises(icl.Refused, lambda: icl.load_checkpoint(path, optimizer), f"{path} is not a check")
         equal(optimizer.state, before, "the optimiser's state")
 
-def test_save_checkpoint_writes_what_can_be_loaded_or_nothing(tmp_path):
-    old = tmp_path / "old.npz"
-    params, config, *_ = saved(old)
-    before = old.read_bytes()
-    for path in (old, tmp_path / "new.npz"):
-        raises(ValueError, lambda: icl.save_checkpoint(path, params, config, log=math.nan))
-        for step in ("fsync", "replace"):
-            with mock.patch.object(os, step, side_effect=OSError(28, "No space left")):
-                raises(OSError, lambda: icl.save_checkpoint(path, params, config), str(path))
-    equal((os.listdir(tmp_path), old.read_bytes()), (["old.npz"], before), "the folder")
+def test_a_full_disk_leaves_the_checkpoint_that_is_there(tmp_path):
+    path = tmp_path / "old.npz"
+    params, config, *_ = saved(path)
+    before = path.read_bytes()
+    for step in ("fsync", "replace"):
+        with mock.patch.object(os, step, side_effect=OSError(28, "No space left")):
+            raises(OSError, lambda: icl.save_checkpoint(path, params, config), str(path))
+    equal((os.listdir(tmp_path), path.read_bytes()), (["old.npz"], before), "the folder")
 
 def test_the_committed_models_are_finished_small_ones_and_predict_well():
     for e in (train.make_experiment(name, train.SIZES["small"]) for name in train.EXPERIMENTS):
         for model in train.predictors_of(e, HERE / "results/small")[:3]:
             equal(model.reached(), model.steps, f"steps of {model.path}")
             xs, ys = sample_prompts(e.pretraining[model.name], rng(), 200, e.n_points)
-            error = np.mean((icl.predict(model.load()[0], e.config, xs, ys) - ys)[:, -1] ** 2)
-            note(f"{model.label} {error:.3f}")
-            below(error, 0.1, f"mean error of {model.label}")
+            last = icl.predict(model.load()[0], e.config, xs, ys)[:, -1]
+            below(np.mean((last - ys[:, -1]) ** 2), 0.1, f"mean error of {model.label}")
 
 # ---------------------------------------------------------------------------------- the baselines
 
@@ -454,7 +392,7 @@ def test_lasso_meets_its_optimality_conditions_in_any_units():
     xs, ys = map(np.float64, sample_prompts(SparseLinear(20, 2), rng(), 6, 40))
     xs[..., 0] = 0  # an input that says nothing
     ys += 0.1 * rng(1).standard_normal(ys.shape)
-    for alpha, u, v in ((0.03, 1, 1), (0.3, 1, 1), (0.1, 1e-6, 1), (0.1, 1, 1e-4)):
+    for alpha, u, v in ((0.03, 1, 1), (0.1, 1e-6, 1), (0.1, 1, 1e-4)):
         for X, y in ((xs[:, :k], ys[:, :k]) for k in (1, 10, 40)):
             w = u / v * lasso_weights(u * X, v * y, u * v * alpha)
             e = y - np.einsum("bnd,bd->bn", X, w)
@@ -476,14 +414,10 @@ def test_lasso_takes_the_best_alpha_for_each_number_of_examples():
     same(each[:, 1:], alone[range(1, 8), :, range(1, 8)].T, 1e-5, "with an alpha for each number")
     best = alphas[np.argmin(((alone - ys) ** 2).mean(1), axis=0)]
     equal(baselines.tune_lasso(SparseLinear(5, 1), rng(), 8, 30, alphas), best, "best alphas")
-    for bad in (0.0, math.nan, alphas[:7], -alphas):
-        raises(ValueError, lambda: baselines.lasso(xs, ys, bad), "alpha", "8 of them")
 
 def brute_force(hypotheses, xs, ys):
-    """Posterior mean, and probability of the first hypothesis, by one Gaussian solve for each.
-
-    hypotheses: (prior, features of x (N, d) -> (N, F), noise) with unit prior covariance.
-    """
+    """Posterior mean, and probability of the first hypothesis, by one Gaussian solve for each of
+    hypotheses: (prior, features of x (N, d) -> (N, F), noise) with unit prior covariance."""
     predictions, first = np.zeros((2, *ys.shape))
     for b, k in np.ndindex(ys.shape):
         scores, means = [], []
@@ -499,25 +433,17 @@ def brute_force(hypotheses, xs, ys):
         predictions[b, k], first[b, k] = weights @ means, weights[0]
     return predictions, first
 
-def waves(share, noise):
-    """What brute_force takes of all sinusoids: a hypothesis for each frequency of the grid."""
-    omega = 1.5 / 40 * np.arange(0.5, 320)
-    prior = omega**5 * np.exp(-4 * omega)  # Gamma(6, 1/4)
-    return [(p, lambda x, w=w: np.hstack([np.sin(w * x), np.cos(w * x)]),
-             (1.5 / 40) ** 2 / 12 + noise)
-            for w, p in zip(omega, share * prior / prior.sum()) if p > 1e-12]
-
 def test_bayes_and_class_probabilities_are_brute_force_ridge_regressions():
     dense, sparse = DenseLinear(4), SparseLinear(4, 2)
     mixture, blend = Mixture((dense, sparse), (0.3, 0.7)), ConvexCombination(dense, sparse, 0.4)
     pairs = [lambda x, s=s: x[:, s] / math.sqrt(2) for s in combinations(range(4), 2)]  # six
-    for s in (0, 0.02, 0.3):
+    for s in (0, 0.3):
         noise = 1e-10 + s * s
         either = [(0.3, lambda x: x / 2, noise), *((0.7 / 6, phi, noise) for phi in pairs)]
         both = [(1 / 6, lambda x, phi=phi: np.hstack([0.4 * x / 2, 0.6 * phi(x)]),
                  0.52e-10 + s * s) for phi in pairs]
         for c, hypotheses in ((dense, [(1, lambda x: x / 2, noise)]), (mixture, either),
-                              (blend, both), (WAVE, waves(1, s * s))):
+                              (blend, both)):
             xs, ys = map(np.float64, sample_prompts(c, rng(), 5, 7))
             ys += s * rng(1).standard_normal(ys.shape)
             expected, first = brute_force(hypotheses, xs, ys)
@@ -527,53 +453,46 @@ def test_bayes_and_class_probabilities_are_brute_force_ridge_regressions():
                 p = baselines.class_probabilities(c, s)(xs, ys)
                 same(p, np.stack([first, 1 - first], 2), margin, f"probabilities, noise {s}")
 
-def test_the_gaussian_process_is_the_conditional_mean_of_a_joint_normal():
+def test_the_gaussian_process_is_that_of_its_covariance():
     xs, ys = map(np.float64, sample_prompts(WAVE, rng(), 5, 7))
-    got = baselines.gaussian_process(xs, ys)
-    for b, k in np.ndindex(5, 7):  # by the precision matrix of all labels so far and f(x)
-        x = xs[b, :k + 1, 0]
-        covariance = np.exp(-np.subtract.outer(x, x) ** 2 / 2) + np.diag([1e-3] * k + [0])
-        precision = np.linalg.inv(covariance)
-        expected = -precision[k, :k] @ ys[b, :k] / precision[k, k]
-        same(got[b, k], expected, 1e-6, f"prompt {b}, after {k} examples")
+    root = lambda x: np.linalg.cholesky(np.exp(-((x - x.T) ** 2) / 2) + 1e-9 * np.eye(len(x)))
+    expected, _ = brute_force([(1, root, 1e-3)], xs, ys)  # root root^T: the covariance of f(x)
+    same(baselines.gaussian_process(xs, ys), expected, 1e-4, "predictions")
 
 def test_bayes_is_brute_force_where_no_hypothesis_explains_the_examples():
-    half = ConvexCombination(LINE, WAVE, 0.5)  # that of the mixture has to choose, and cannot
-    xs, ys = map(np.float64, sample_prompts(half, rng(3), 1, 40))
-    expected, first = brute_force([(0.5, lambda x: x, 1e-10), *waves(0.5, 0)], xs, ys)
-    c = Mixture((LINE, WAVE))
-    same(baselines.bayes(c)(xs, ys), expected, 1e-3, "predictions")
-    same(baselines.class_probabilities(c)(xs, ys)[..., 0], first, 1e-3, "probability of a line")
+    omega = 1.5 / 40 * np.arange(0.5, 320)
+    prior = omega**5 * np.exp(-4 * omega)  # Gamma(6, 1/4)
+    waves = [(p, lambda x, w=w: np.hstack([np.sin(w * x), np.cos(w * x)]), (1.5 / 40) ** 2 / 12)
+             for w, p in zip(omega, prior / prior.sum() / 2) if p > 1e-12]
+    for c, n in ((WAVE, 7), (ConvexCombination(LINE, WAVE, 0.5), 40)):  # no wave explains the half
+        xs, ys = map(np.float64, sample_prompts(c, rng(3), 1, n))
+        expected, _ = brute_force([(0.5, lambda x: x, 1e-10), *waves], xs, ys)
+        same(baselines.bayes(Mixture((LINE, WAVE)))(xs, ys), expected, 1e-3, f"predictions, {c}")
 
 def test_predictions_are_finite_in_any_unit():
+    dense, sparse = DenseLinear(4), SparseLinear(4, 1)
     with np.errstate(over="raise", invalid="raise", divide="raise"):
-        for c in (CLASSES[1], CLASSES[5], CLASSES[6], DenseLinear(20)):
+        for c in (DenseLinear(20), Mixture((dense, sparse)), Mixture((LINE, WAVE))):
             xs, ys = sample_prompts(c, rng(), 8, 12)
             predictors = [baselines.bayes(c), baselines.least_squares,
                           lambda xs, ys: baselines.lasso(xs[:, :3], ys[:, :3], 0.1)]  # more: slow
-            for p, u, v in product(predictors, *2 * [np.float32([1e-30, 1, 1e15, 1e30])]):
+            for p, u, v in product(predictors, *2 * [np.float32([1e-30, 1, 1e30])]):
                 below(abs(p(u * xs, v * ys)), math.inf, f"|predictions|, units {u}, {v}, {c}")
-    dense, sparse = DenseLinear(4), SparseLinear(4, 1)  # but for its last term, s would be < 0
     xs, ys = sample_prompts(ConvexCombination(dense, sparse, 0.5), rng(3), 100, 40)
     predictions = baselines.bayes(Mixture((dense, sparse)))(np.float32(1e4) * xs, ys)
-    below(abs(predictions), math.inf, "|predictions| at 1e4 times x")
+    below(abs(predictions), math.inf, "|predictions|, where s, but for its last term, would be < 0")
 
 def test_effective_noise_of_an_ideal_learner_is_its_noise():
-    dense, waves, missed = DenseLinear(8), Mixture((LINE, WAVE)), []
-    for c, n in ((dense, 1000), (Mixture((dense, SparseLinear(8, 1))), 1000), (waves, 100)):
+    dense = DenseLinear(8)
+    for c, n, margin in ((dense, 1000, 0.5), (Mixture((LINE, WAVE)), 100, 2)):
         for s in (0, 0.05, 0.5):
             learner = lambda xs, ys: baselines.bayes(c, s)(
                 xs, ys + s * rng(99).standard_normal(ys.shape))
-            value, (low, high), curve = baselines.effective_noise(learner, c, rng(), 11, n)
-            missed += [] if low <= s <= high else [(c, s, low, high)]
-            same(value, s, 2 * s if c == waves else s / 2, f"noise, {c}")
-            if s == 0:
-                xs, ys = sample_prompts(c, rng(), n, 11)
-                same(curve, ((learner(xs, ys) - ys) ** 2).mean(0), 1e-6, "the optimum's errors")
-    value, interval, _ = baselines.effective_noise(
-        lambda xs, ys: 0 * ys, dense, rng(), 11, 300)
+            value, (low, high), _ = baselines.effective_noise(learner, c, rng(), 11, n)
+            same(value, s, margin * s, f"noise, {c}")
+            assert low <= s <= high, f"noise {s}, {c}: got the interval from {low} to {high}"
+    value, interval, _ = baselines.effective_noise(lambda xs, ys: 0 * ys, dense, rng(), 11, 300)
     equal((value, *interval), (math.inf,) * 3, "noise of predicting zero")
-    assert len(missed) <= 1, f"expected 95% of intervals to hold s, got {missed} that do not"
 
 # ------------------------------------------------------------------------------------- the claims
 
@@ -602,42 +521,36 @@ def test_the_selection_weight_of_the_optimum_is_the_posterior():
     expected = (p * (b - a) ** 2).sum(0) / np.maximum(((b - a) ** 2).sum(0), 1e-9)
     same(got, expected[1:], 1e-6, "weight on the sparse class")
 
-def answers(name, learn, size="tiny", prompts=500):
-    """What predictors answer in an experiment, learn(class) in the place of each model: measured."""
-    e = train.make_experiment(name, replace(train.SIZES[size], prompts=prompts))
+def found(name, learn, size, prompts):
+    """What predictors answer in an experiment, learn(class) in the place of each model."""
+    e = train.make_experiment(name, replace(size, prompts=prompts))
     models = {m: learn(c) for m, c in e.pretraining.items()}
-    noiseless = lambda *a, **k: (0.0, (0.0, 0.0), None)
-    with mock.patch.object(baselines, "effective_noise", noiseless):
-        return e, {p.name: train.measure(e, p.name, models.get(p.name))
-                   for p in train.predictors_of(e, Path())}
+    with mock.patch.object(baselines, "effective_noise", return_value=(0.0, (0.0, 0.0), None)):
+        return report.arrange(e, {p.name: train.measure(e, p.name, models.get(p.name))
+                                  for p in train.predictors_of(e, Path())})
 
 def test_claims_on_perfect_learners_hold_and_on_predicting_zero_do_not():
-    found = {}
-    for name, size, prompts in (("sparse", "small", 400), ("sine", "tiny", 10)):
-        e, measured = answers(name, baselines.bayes, size, prompts)
-        found |= claims.claims_of(report.arrange(e, measured))
-        if name == "sparse":
-            verdicts = {claims.verdict(n, **bound) for rows in found.values()
-                        for _, n, bound in rows if bound}
-            assert verdicts == {"holds"}, found
-            fewer = claims.claims_of(report.arrange(
-                e, {n: m for n, m in measured.items() if n != "dense"}))
-            left = {what for rows in fewer.values() for what, *_ in rows if "dense model" in what}
-            assert not left, f"without the dense model, expected no row on it, got {left}"
-    assert len(found) == 28, f"expected 28 claims, got {list(found)}"
-    zero = report.arrange(*answers("sparse", lambda c: lambda xs, ys: 0 * ys, "tiny", 100))
-    _, number, bound = claims.claims_of(zero)["sparse: near-optimal on sparse functions"][2]
-    assert claims.verdict(number, **bound) == "does not hold", (number, bound)
+    perfect = claims.claims_of(found("sparse", baselines.bayes, train.SIZES["small"], 400))
+    last = claims.table({"perfect": perfect})[-1]
+    equal(last, "perfect, 14 claims: 14 holds, 0 undecided, 0 does not hold", "counts of verdicts")
+    sine = claims.claims_of(found("sine", baselines.bayes, TINIER, 4))
+    equal(len(sine), 14, "number of claims on sine")
+    zero = claims.claims_of(found("sparse", lambda c: lambda xs, ys: 0 * ys, TINIER, 100))
+    what, number, bound = zero["sparse: near-optimal on sparse functions"][2]
+    equal(claims.verdict(number, **bound), "does not hold", f"{what} of predicting zero")
 
 # -------------------------------------------------------------------------------------- the runs
 
 TINIER = train.Size(1, 1, 8, n_dims=3, nnz=1, sparse_points=5, sparse_steps=40, sine_points=6,
                     sine_steps=40, batch=8, prompts=8, curriculum=0.5, first_dims=1)
 
+FORK = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+FAST = mock.patch.object(multiprocessing, "get_context", lambda kind: FORK)  # starts sooner
+
 def program(*arguments, size=TINIER, experiment="sparse"):
     """train.main at a size that takes seconds: (exit status, stdout, stderr)."""
     out, err = io.StringIO(), io.StringIO()
-    with mock.patch.dict(train.SIZES, tiny=size), contextlib.redirect_stdout(out), \
+    with mock.patch.dict(train.SIZES, tiny=size), FAST, contextlib.redirect_stdout(out), \
          contextlib.redirect_stderr(err):
         try:
             status = train.main(["--tiny", "--experiment", experiment, *map(str, arguments)])
@@ -662,10 +575,7 @@ def assert_refused(result, *words):
 
 def contents(folder):
     """Name -> bytes of what a run writes that may not depend on how it went."""
-    def bits(path):
-        with np.load(path) as npz:
-            return {name: npz[name].tobytes() for name in npz.files if name != "header"}
-
+    bits = lambda path: {name: a.tobytes() for name, a in np.load(path).items() if name != "header"}
     read = {".csv": Path.read_bytes, ".svg": Path.read_bytes, ".npz": bits}
     return {p.relative_to(folder): read[p.suffix](p) for p in folder.rglob("*") if p.suffix in read}
 
@@ -673,75 +583,61 @@ def model_in(folder, name="sparse", **size):
     e = train.make_experiment("sparse", replace(TINIER, **size))
     return next(p for p in train.predictors_of(e, folder) if p.name == name)
 
-def train_until(model, last):
-    train.train(model, report=lambda step, *_: step < last)
-
 def test_the_curriculum_is_its_definition():
-    for name in ("sparse", "mixture"):
-        model = model_in(Path(), name, n_dims=8, first_dims=3, sparse_points=14, batch=4000)
-        progress = (np.arange(100) + 0.5) / 100
-        stages = Counter(train.lesson(model, p)[0].n_dims for p in progress)
-        equal(stages, {3: 10, 4: 10, 5: 10, 6: 10, 7: 10, 8: 50}, f"stages of {name} in percent")
+    for name, narrowed in (
+            ("sparse", lambda d: SparseLinear(d, 1)),
+            ("mixture", lambda d: Mixture((DenseLinear(d), SparseLinear(d, 1))))):
+        model = model_in(Path(), name, n_dims=8, first_dims=3, sparse_points=14)
+        stages = [train.lesson(model, p)[0].n_dims for p in np.arange(0.005, 1, 0.01)]
+        equal([stages.count(dims) for dims in range(3, 9)], [10, 10, 10, 10, 10, 50],
+              f"percent of {name}'s steps with 3, 4, ... 8 dims")
         for dims, share in ((3, 0), (3, 0.099), (4, 0.1), (7, 0.499), (8, 0.5), (8, 0.99)):
-            xs, ys, weights = train.training_batch(model, share, rng(1))
             there = f"{name} at {share} of the steps"
-            equal(xs.shape, (4000, min(2 * dims + 1, 14), 8), f"shape, {there}")
+            equal(train.lesson(model, share)[0], narrowed(dims), f"class, {there}")
+            xs, ys, weights = train.training_batch(model, share, rng(1))
+            equal(xs.shape, (8, min(2 * dims + 1, 14), 8), f"shape, {there}")
             equal((xs != 0).any((0, 1)), np.arange(8) < dims, f"inputs that are not 0, {there}")
             equal(weights, icl.loss_weights(xs[:, :, :dims], ys), f"weights, {there}")
-            squares = (ys**2).mean(1)
-            same(squares.mean(), 1, 4 * squares.std() / math.sqrt(4000), f"variance, {there}")
-
-def test_stopping_within_the_curriculum_changes_no_bit(tmp_path):
-    calm, stopped = (model_in(tmp_path / folder) for folder in ("calm", "stopped"))
-    train.train(calm)
-    for last in (7, 10, 40):  # 10: where a stage ends
-        train_until(stopped, last)
-        equal(stopped.reached(), last, "steps in the checkpoint")
-    equal(contents(tmp_path / "stopped"), contents(tmp_path / "calm"), "files")
 
 def test_a_run_never_replaces_a_checkpoint_that_is_further_along(tmp_path):
     model, other = model_in(tmp_path / "one"), model_in(tmp_path / "other")
     train.train(other)
-    batch = train.training_batch
 
-    def meanwhile(*arguments):  # another run finishes the model
+    def meanwhile(*numbers):  # another run finishes the model; this one stops at step 20
         model.path.write_bytes(other.path.read_bytes())
-        return batch(*arguments)
+        return numbers[0] < 20
 
-    with mock.patch.object(train, "training_batch", meanwhile):
-        raises(icl.Refused, lambda: train_until(model, 20), str(model.path), "another run")
+    raises(icl.Refused, lambda: train.train(model, report=meanwhile), str(model.path), "another")
     equal(model.reached(), 40, "steps in the checkpoint")
 
 def test_the_command_trains_measures_shows_and_again_changes_nothing(tmp_path):
-    status, out, err = program("--out", tmp_path)
-    equal((status, err), (0, ""), "exit status and stderr")
-    before, page = contents(tmp_path), html.unescape((tmp_path / "report.html").read_text())
+    p = start("--out", tmp_path)
+    out, err = p.communicate()
+    equal((p.returncode, err, out.isascii()), (0, "", True), "exit status, stderr, ASCII alone")
+    before, page = contents(tmp_path), (tmp_path / "report.html").read_text()
     drawn = [xml.dom.minidom.parse(str(path)) for path in tmp_path.glob("*.svg")]
     equal(page.count("<figure>"), len(drawn), "figures in the report")
-    equal("http" in page.replace("http://www.w3.org/2000", ""), False, "any link in the report")
-    rows = (tmp_path / "results.csv").read_text().splitlines()[1:]
-    expected = {"dense model", "mixture model", "least squares", "Lasso", train.MIXED, train.OWN}
-    equal(expected - {row.split(",")[2] for row in rows}, set(), "missing in results.csv")
-    lines = out[out.index("dense functions"):].splitlines()
-    equal(sum(line.startswith("mixture model") for line in lines), 2, "tables with the mixture")
-    equal((out.isascii(), "report.html" in lines[-1]), (True, True), "ASCII alone; last line")
+    table = (tmp_path / "results.csv").read_text()
+    for shown in ("dense model", "mixture model", "least squares", "Lasso", train.MIXED, train.OWN):
+        equal((f",{shown}," in table, f"\n{shown}  " in out), (True, True), f"{shown} is shown")
     equal(len(claims.claims_in(tmp_path)), 13, "number of claims")
     path = tmp_path / "sparse/dense.npz"
     path.unlink()  # its predictions remain, and are enough
+    (tmp_path / "sparse/Lasso.predictions.npz").unlink()  # will be measured again
     status, out, _ = program("--out", tmp_path)
     equal((status, "training" in out, path.exists()), (0, False, False), "status; trained again?")
     del before[path.relative_to(tmp_path)]
     equal(contents(tmp_path), before, "files")
 
 def test_however_a_run_ends_it_goes_on_to_the_same_bits(tmp_path):
-    calm, storm = tmp_path / "calm", tmp_path / "storm"
-    arguments = "--steps", 500, "--seed", 1, "--out"
+    calm, storm, handler = tmp_path / "calm", tmp_path / "storm", signal.getsignal(signal.SIGINT)
+    arguments = "--steps", 300, "--seed", 1, "--out"
     equal(program(*arguments, calm, "--processes", 6)[0], 0, "exit status")
     first, reached = storm / "sparse/mixture.npz", 0
     step = lambda: icl.load_checkpoint(first)[2]["step"] if first.exists() else 0
     stopped = "stopped; the same command goes on from the last checkpoints"
     ctrl_c = lambda p: os.killpg(p.pid, signal.SIGINT)  # as a terminal does: to all its processes
-    for end, status, words in [(subprocess.Popen.kill, -9, ""), (ctrl_c, 130, stopped)] * 2:
+    for end, status, words in ((subprocess.Popen.kill, -9, ""), (ctrl_c, 130, stopped)):
         p = start(*arguments, storm, "--processes", 2, save_seconds=0)
         while p.poll() is None and step() <= reached:
             time.sleep(0.01)
@@ -749,74 +645,21 @@ def test_however_a_run_ends_it_goes_on_to_the_same_bits(tmp_path):
         err = p.communicate(timeout=30)[1].strip()  # at its last child's end, too: none is left
         equal((p.returncode, err), (status, words), "exit status and stderr")
         reached = step()
-    below(reached, 1000, "steps before the last run")
-    with mock.patch.object(report, "show", side_effect=KeyboardInterrupt):
-        equal(program(*arguments, storm, "--processes", 1)[0], 130, "exit status")
-    equal(program(*arguments, storm)[0], 0, "exit status")
+    below(reached, 600, "steps before the last run")
+    equal(program(*arguments, storm, "--processes", 1)[0], 0, "exit status")
     equal(contents(storm), contents(calm), "files")
+    equal(signal.getsignal(signal.SIGINT), handler, "what Ctrl-C does in Python afterwards")
 
-def test_a_closed_stdout_ends_a_run_in_one_line_at_most(tmp_path):
-    p = start("--out", tmp_path)
-    p.stdout.readline()
-    p.stdout.close()  # as `| head -1` does
-    err = p.stderr.read()
-    assert p.wait(60) in (0, 2) and err.count("\n") <= 1, f"expected a line at most, got {err}"
-
-def test_a_model_alone_is_shown_alone_and_beside_another_experiment(tmp_path):
-    for experiment, model in (("sparse", "dense"), ("sine", "linear")):
-        status, out, err = program("--out", tmp_path, "--only", model, experiment=experiment)
-        equal((status, err), (0, ""), f"exit status and stderr, {experiment}")
-        equal(f"{experiment}/mixture" in out.splitlines()[-1], True, f"mixture missing in {out}")
-    rows = (tmp_path / "results.csv").read_text().splitlines()[1:]
-    shown = {row.split(",")[2] for row in rows if " model," in row}
-    equal(shown, {"dense model", "linear model"}, "models in results.csv")
-
-def test_main_works_from_a_thread_and_puts_the_handler_of_ctrl_c_back(tmp_path):
-    before, alone, got = signal.getsignal(signal.SIGINT), ("--only", "dense", "--out", tmp_path), []
-    thread = threading.Thread(target=lambda: got.append(program(*alone)[0]))
-    thread.start()
-    thread.join()
-    got += program(*alone)[0], signal.getsignal(signal.SIGINT)
-    equal(got, [0, 0, before], "exit statuses and handler")
-
-def test_files_of_other_settings_and_damaged_ones_are_refused_by_name(tmp_path):
-    again = lambda *arguments: program("--only", "sparse", "--out", tmp_path, *arguments)
-    equal(again()[0], 0, "exit status")
-    before = contents(tmp_path)
-    assert_refused(again("--steps", 3), "steps = 40, not 3", "sparse.npz")
-    assert_refused(again("--seed", 1), "seed", "sparse.npz")
-    lasso, other = (tmp_path / f"sparse/{p}.predictions.npz" for p in ("Lasso", "least-squares"))
-    for path, content in ((tmp_path / "sparse/sparse.npz", b"nothing"), (lasso, b"nothing"),
-                          (lasso, other.read_bytes())):
-        kept = path.read_bytes()
-        path.write_bytes(content)
-        assert_refused(again(), str(path))
-        equal(path.read_bytes(), content, f"the damaged {path.name}")
-        path.write_bytes(kept)
-    lasso.unlink()
-    equal((again()[0], contents(tmp_path)), (0, before), "with the Lasso measured again")
-
-def test_a_state_of_training_that_cannot_be_is_refused_before_any(tmp_path):
-    model = model_in(tmp_path)
-    train.train(model, until=5)
-    with np.load(model.path) as npz:
-        arrays = dict(npz)
-    for damage in (dict(losses=[1.0]), dict(losses=["a"] * 5), dict(losses=None), dict(rng=None),
-                   dict(seconds="1"), dict(seconds=1e300), dict(step=40), dict(settings=[])):
-        header = json.loads(str(arrays["header"]))
-        header["extra"] |= damage
-        np.savez(model.path, **arrays | {"header": json.dumps(header)})
-        kept = model.path.read_bytes()
-        assert_refused(program("--out", tmp_path), "sparse.npz")
-        equal(model.path.read_bytes(), kept, f"the checkpoint with {damage}")
-    equal(model_in(tmp_path, "dense").reached(), 0, "steps of another model")
-
-def test_names_that_files_cannot_have_are_refused_in_one_line(tmp_path):
-    e = model_in(tmp_path).experiment
-    for name in ("a/b", "a,b", "x" * 51, "", "Lasso", 3):
-        other = replace(e, pretraining={name: e.mixture})
-        raises(icl.Refused, lambda: train.predictors_of(other, tmp_path), repr(name))
-    equal(str(icl.Refused("a\nb")), "a b", "a refusal with a line break")
+def test_files_of_other_settings_are_refused_by_name(tmp_path):
+    again = lambda *arguments: program("--only", "linear", "--out", tmp_path, *arguments,
+                                       experiment="sine")
+    status, out, err = again()
+    equal((status, err, "sine/mixture" in out.splitlines()[-1]), (0, "", True), "a model alone")
+    assert_refused(again("--steps", 3), "steps = 40, not 3", "linear.npz")
+    lasso, other = (tmp_path / f"sine/{p}.predictions.npz" for p in ("Lasso", "least-squares"))
+    lasso.write_bytes(other.read_bytes())
+    assert_refused(again(), str(lasso))
+    equal(lasso.read_bytes(), other.read_bytes(), "the refused file")
 
 def test_what_a_user_can_mend_is_told_in_one_line(tmp_path):
     (tmp_path / "file").write_text("mine")
@@ -825,23 +668,21 @@ def test_what_a_user_can_mend_is_told_in_one_line(tmp_path):
     assert_refused(program("--seed", 7, "--out", tmp_path / "wild", size=wild),
                    "diverged at step", "seed 7", "learning rates")
     for edit, words in ((dict(n_head=3), "n_embd (8)"), (dict(nnz=4), "nnz"),
-                        (dict(prompts=1), "prompts"), (dict(sparse_points=1), "sparse"),
-                        (dict(warmup=0), "warmup"), (dict(lr=math.nan), "lr")):
+                        (dict(prompts=1), "prompts"), (dict(lr=math.nan), "lr")):
         assert_refused(program(*new, size=replace(TINIER, **edit)), words)
     with mock.patch.object(report, "draw", lambda figure: 1 / 0):  # the rehearsal finds it
         assert_refused(program(*new), "sparse", "line", "zero")
-    for arguments in (["--steps", 0], ["--seed", -1], ["--processes", 0], ["--ti"], ["--small"],
-                      ["--only", "nobody"]):
-        assert_refused(program(*new, *arguments), "error: ")
+    for option, value in (("--steps", 0), ("--only", "nobody")):
+        assert_refused(program(*new, option, value), "error: ", str(value))
     equal(sorted(os.listdir(tmp_path)), ["file", "wild"], "what was written")
 
 def test_every_purpose_has_a_random_stream_of_its_own():
     make = lambda seed, name="sine": train.make_experiment(name, TINIER, seed)
-    first = [e.stream(*purpose).random() for e, purpose in [
-        (make(0), "a"), (make(1), "a"), (make(0, "sparse"), "a"), (make(0), "b"), (make(0), "ab")]]
-    equal(len(set(first)), 5, "different first numbers of 5 streams")
+    streams = [make(0).stream("a"), make(0).stream("b"), make(1).stream("a"),
+               make(0, "sparse").stream("a")]
+    equal(len({s.random() for s in streams}), 4, "different first numbers of 4 streams")
 
-if SLOW:
+if os.environ.get("ICL_SLOW"):
     def test_the_lab_and_the_scripts_in_results_run():
         for folder, *arguments in [
                 ("course", "check_lab.py"),
