@@ -15,6 +15,7 @@ import train  # before NumPy: it holds the BLAS to one thread
 import contextlib
 import copy
 import io
+import json
 import math
 import multiprocessing
 import os
@@ -335,6 +336,10 @@ def test_a_checkpoint_brings_back_every_bit(tmp_path):
     equal((*loaded, fresh.state), (params, *others), "all that it holds")
 
 def test_a_damaged_checkpoint_is_refused_by_name_and_restores_nothing(tmp_path):
+    class Code:  # in a pickle, it makes a folder when it is loaded
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "code ran"),)
+
     path, weight = tmp_path / "a.npz", "params/read_in.weight"
     params, *_ = saved(path)
     good, arrays = path.read_bytes(), dict(np.load(path))
@@ -344,7 +349,7 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_restores_nothing(tmp_path):
     for name, wrong in [
             ("header", header.replace('"format": 1', '"format": 2')),
             (weight, w.T), (weight, w * np.float32(np.nan)), ("optimizer/m.read_in.bias", w),
-            (weight, np.array([Path()], object))]:  # a pickle, which could run code
+            (weight, np.array([Code()], object))]:
         np.savez(path, **arrays | {name: wrong})
         files.append(path.read_bytes())
     optimizer = icl.Muon(params, 0.01, 0.01)
@@ -353,6 +358,7 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_restores_nothing(tmp_path):
         path.write_bytes(content)
         raises(icl.Refused, lambda: icl.load_checkpoint(path, optimizer), f"{path} is not a check")
         equal(optimizer.state, before, "the optimiser's state")
+    equal(os.listdir(tmp_path), ["a.npz"], "files; no code ran")
 
 def test_a_full_disk_leaves_the_checkpoint_that_is_there(tmp_path):
     path = tmp_path / "old.npz"
@@ -660,6 +666,25 @@ def test_files_of_other_settings_are_refused_by_name(tmp_path):
     lasso.write_bytes(other.read_bytes())
     assert_refused(again(), str(lasso))
     equal(lasso.read_bytes(), other.read_bytes(), "the refused file")
+
+def test_a_state_of_training_that_cannot_be_is_refused_before_any(tmp_path):
+    model = model_in(tmp_path)
+    train.train(model, until=5)
+    arrays = dict(np.load(model.path))
+    for damage in (dict(losses=[1.0]), dict(losses=["a"] * 5), dict(rng=None), dict(seconds="1"),
+                   dict(step=40), dict(step=-1), dict(settings=[])):
+        header = json.loads(str(arrays["header"]))
+        header["extra"] |= damage
+        np.savez(model.path, **arrays | {"header": json.dumps(header)})
+        assert_refused(program("--out", tmp_path), "sparse.npz")
+    equal(model_in(tmp_path, "dense").reached(), 0, "steps of another model")
+
+def test_a_closed_stdout_ends_a_run_in_one_line_at_most(tmp_path):
+    p = start("--out", tmp_path)
+    p.stdout.readline()
+    p.stdout.close()  # as `| head -1` does
+    err = p.stderr.read()
+    assert p.wait(60) in (0, 2) and err.count("\n") <= 1, f"expected a line at most, got {err}"
 
 def test_what_a_user_can_mend_is_told_in_one_line(tmp_path):
     (tmp_path / "file").write_text("mine")

@@ -216,7 +216,7 @@ class Predictor:
         try:
             step, t = extra["step"], optimizer.state["t"] if optimizer else extra["step"]
             fits = 0 <= step == t <= self.steps and 0 <= extra["seconds"] <= 1e5 * step
-            if step < self.steps:  # a finished model keeps no state of training
+            if step < self.steps or "losses" in extra:  # finished models do not keep them
                 losses = np.array([*extra["losses"], 0.0])
                 fits &= len(losses) == step + 1 and losses.dtype == float
             if optimizer:

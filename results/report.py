@@ -89,12 +89,13 @@ def errors(predicted, *predictors):
 
 
 def sweep(found, name):
-    """Places (X,); predictor -> predictions (B, X, A), of those that were asked at all places."""
+    """Places (X,); predictor -> predictions (B, X, A), nan at places where it was not asked."""
     places = found.e.sweeps[name]
     sheets = [found.on[f"{name}-{x:g}"] for x in places]
-    everywhere = [p for p in sheets[0] if all(p in predicted for predicted in sheets)]
+    asked = dict.fromkeys(p for predicted in sheets for p in predicted)
     return np.array(list(places)), {
-        p: np.stack([predicted[p] for predicted in sheets], axis=1) for p in everywhere}
+        p: np.stack([predicted.get(p, np.nan * predicted[TRUTH]) for predicted in sheets], axis=1)
+        for p in asked}
 
 
 def selection_weight(predicted, classes, predictor):
