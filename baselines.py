@@ -175,6 +175,8 @@ def _posterior(function_class, label_noise):
     if not (label_noise >= 0 and variance < np.inf):
         raise ValueError(f"label_noise must be finite and not negative, not {label_noise}")
     groups = [replace(h, noise=h.noise + variance) for h in function_class.hypotheses()]
+    if not all(0 <= h.noise < np.inf for h in groups):
+        raise ValueError(f"noise of {function_class} must be finite and not negative")
     prior = np.concatenate([h.prior for h in groups])
     if not (prior >= 0).all() or not abs(prior.sum() - 1) < 1e-6:
         raise ValueError(f"priors of {function_class} must be non-negative and sum to 1, not to "
@@ -249,7 +251,7 @@ def effective_noise(predictor, function_class, rng, n_points, n_prompts=1000,
     z = rng.standard_normal(ys.shape)
     learner = np.stack([(bayes(function_class, s)(xs, ys + s * z) - ys) ** 2 for s in grid])
     low = value = high = np.nan
-    predictions = predictor(xs, ys)
+    predictions = predictor(xs.copy(), ys.copy())  # which may work in place
     if np.shape(predictions) != ys.shape:
         raise ValueError(f"the predictor must return {ys.shape}, not {np.shape(predictions)}")
     if min(ys.shape) > 1:

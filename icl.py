@@ -335,12 +335,13 @@ class Adam:
     def update(self, params, grads):
         """One step, in place; returns the factor by which the gradients were scaled.
 
-        Before anything is changed, raises ValueError if a gradient is missing or has a wrong shape,
-        FloatingPointError if their norm is not finite.
+        Before anything is changed, raises ValueError if an array is missing or has a wrong shape,
+        FloatingPointError if the gradients' norm is not finite.
         """
-        for name, p in params.items():
-            if name not in grads or grads[name].shape != p.shape:
-                raise ValueError(f"the gradient of {name} is missing or not {p.shape}")
+        for name in (key[2:] for key in self.state if key.startswith("m.")):
+            shape = self.state[f"m.{name}"].shape
+            if not np.shape(params.get(name)) == np.shape(grads.get(name)) == shape:
+                raise ValueError(f"{name} or its gradient is missing or not {shape}")
         norm = math.sqrt(sum(float(np.vdot(g, g)) for g in grads.values()))
         if not math.isfinite(norm):
             raise FloatingPointError(f"the gradient's norm is {norm}")

@@ -227,7 +227,7 @@ def sample_prompts(function_class, rng, batch_size, n_points):
     _check_count("n_points", n_points)
     f = function_class.sample(rng, batch_size)
     xs = rng.standard_normal((batch_size, n_points, function_class.n_dims), np.float32)
-    ys = np.asarray(f(xs))
+    ys = np.asarray(f(xs.copy()))  # f may be one of your own, and work in place
     if ys.shape != xs.shape[:2] or ys.dtype.kind not in "fiu":
         raise ValueError(f"f(xs) of {function_class} must be {xs.shape[:2]} real numbers, "
                          f"not {ys.shape} of {ys.dtype}")

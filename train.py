@@ -135,7 +135,10 @@ class Experiment:
 def make_experiment(name, size, seed=0):
     """The paper's experiment of that name, "sparse" or "sine", at a size."""
     size.check()
-    e = sparse_experiment(size, seed) if name == "sparse" else sine_experiment(size, seed)
+    makers = {"sparse": sparse_experiment, "sine": sine_experiment}
+    if name not in makers:
+        raise icl.Refused(f"there is no experiment {name!r}, but {', '.join(makers)}")
+    e = makers[name](size, seed)
     e.mixture.hypotheses()  # ValueError if it has too many for the exact optimum
     return e
 
@@ -211,11 +214,12 @@ class Predictor:
 
     def load(self, optimizer=None, rng=None):
         """Parameters and extra of its checkpoint; icl.Refused if that is damaged or another's."""
-        params, _, extra = icl.load_checkpoint(self.path, optimizer)
+        params, config, extra = icl.load_checkpoint(self.path, optimizer)
         self.refuse_others(self.path, extra)
         try:
             step, t = extra["step"], optimizer.state["t"] if optimizer else extra["step"]
             fits = 0 <= step == t <= self.steps and 0 <= extra["seconds"] <= 1e5 * step
+            fits &= config == self.experiment.config
             if step < self.steps or "losses" in extra:  # finished models do not keep them
                 losses = np.array([*extra["losses"], 0.0])
                 fits &= len(losses) == step + 1 and losses.dtype == float
@@ -243,7 +247,8 @@ def predictors_of(e, out):
     if e.mixture.n_dims == 1:
         untrained.append("Gaussian process")
     for name in steps:
-        if name in untrained or not re.fullmatch("'[A-Za-z0-9_ -]{1,50}'", repr(name)):
+        taken = str(name).replace("-", " ") in [p.replace("-", " ") for p in untrained]
+        if taken or not re.fullmatch("'[A-Za-z0-9_ -]{1,50}'", repr(name)):
             raise icl.Refused(f"{name!r} cannot name a model: use letters, digits, spaces, _ and -")
     return [Predictor(e, name, steps.get(name, 0), out / e.name / f"{name.replace(' ', '-')}.npz")
             for name in [*steps, *untrained]]
@@ -277,6 +282,8 @@ def train(model, save_seconds=math.inf, report=lambda *numbers: True, until=math
     After each step, report(step, loss minus the optimum's, seconds so far) says whether to go on.
     What was reached is saved at the end, and about every save_seconds.
     """
+    if model.reached() == model.steps:  # another run may have finished it meanwhile
+        return
     e, size, optima = model.experiment, model.experiment.size, {}
     params = icl.init_params(e.config, e.stream(model.name, 0))
     rng = e.stream(model.name, "training prompts")
@@ -413,6 +420,11 @@ def sheets_of(e):
     return sheets
 
 
+def asked_of(e):
+    """What tells whether predictions are for today's sheets; other settings are the model's."""
+    return {"prompts": e.size.prompts, "nnz": e.size.nnz, "sheets": list(sheets_of(e))}
+
+
 def computed(e, name, key, sheet):
     """The predictor of that name, which nobody trained; None if it is not asked on this sheet."""
     along = key.startswith("icl-")
@@ -455,7 +467,7 @@ def measure(e, name, model=None):
     mixture, SHEET/optimum.
     """
     sheets, c, arrays = sheets_of(e), e.pretraining.get(name), {}
-    facts = {"size": asdict(e.size), "sheets": list(sheets)}
+    facts = {"size": asdict(e.size), "asked": asked_of(e)}
     if model:
         facts["noise"] = label_noise(e, name, model)
         noise = np.nan_to_num(facts["noise"]["pretraining"][0], nan=1.0, posinf=1.0)
@@ -498,10 +510,15 @@ def measure_job(p, send):
 def read_predictions(path):
     """The facts and arrays of a predictions file; icl.Refused if it is no such file."""
     try:
+        if not path.is_file():
+            raise ValueError("it is no regular file")
         with np.load(path, allow_pickle=False) as npz:
             arrays = dict(npz)
         facts = json.loads(str(arrays.pop("header")))
-        Size(**facts["size"]), facts["sheets"], dict(facts["settings"])  # an error if not there
+        Size(**facts["size"]), facts["asked"]["sheets"], facts["settings"]["seed"]
+        np.array([*facts.get("noise", {}).values()], float).reshape(-1, 3)
+        np.array(facts.get("curve", []), float).reshape(-1, 2)
+        float(facts.get("seconds", 0))
     except Exception as error:  # whatever a stranger's file can cause
         raise icl.Refused(f"{path} is not a predictions file that can be used: "
                           f"{str(error) or repr(error)}".split("\n")[0]) from error
@@ -515,8 +532,11 @@ def is_due(p):
         return finished
     facts, _ = read_predictions(p.predictions)
     p.refuse_others(p.predictions, facts)
+    current = facts["asked"] == asked_of(p.experiment)
+    if not finished and not current:
+        raise icl.Refused(f"{p.predictions} is for other prompts, and there is no {p.path}")
     newer = p.path.exists() and p.path.stat().st_mtime > p.predictions.stat().st_mtime
-    return finished and (newer or facts["sheets"] != list(sheets_of(p.experiment)))
+    return finished and (newer or not current)
 
 
 # ------------------------------------------------------------------------------------- processes
@@ -666,6 +686,8 @@ def stages(a):
     predictors = [p for e in experiments for p in predictors_of(e, a.out)]
     for p in predictors:
         is_due(p)  # refuses another run's files
+    for path in a.out.glob("*/*.predictions.npz"):
+        read_predictions(path)  # refuses damaged ones
     todo = [model for model in chosen
             if model.reached() < model.steps and not model.predictions.is_file()]
     print(f"{a.size} size into {a.out}, seed {a.seed}, NumPy {np.__version__}")

@@ -68,7 +68,8 @@ parser.error = refuse
 parser.add_argument("names", nargs="*", metavar="module.function", help="such as icl.attention")
 parser.add_argument("--out", type=Path, help="a new folder, by default blank/FUNCTION")
 a = parser.parse_args()
-sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold what cannot be printed
+if sys.stdout:
+    sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold what cannot be printed
 try:
     texts = {m: (ROOT / f"{m}.py").read_text(encoding="utf-8") for m in (*MODULES, "test_icl")}
     known = {f"{m}.{node.name}" for m in MODULES for node in functions(texts[m])}

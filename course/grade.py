@@ -152,7 +152,8 @@ def main():
     parser.add_argument("exercises", nargs="*", type=int, metavar="exercise", help="1 to 11")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write Gradescope's results.json")
     a = parser.parse_args()
-    sys.stdout.reconfigure(errors="backslashreplace")  # students' errors may hold any letter
+    if sys.stdout:
+        sys.stdout.reconfigure(errors="backslashreplace")  # students' errors may hold any letter
     if not a.folder.is_dir():
         parser.error(f"{str(a.folder)!r} is not a folder")
     if unknown := {*a.exercises} - {*CHECKS}:

@@ -84,7 +84,8 @@ def main():
     add("checkpoint", nargs="?", type=Path)
     add("--out", type=Path, help="the page; by default it goes beside the checkpoint")
     a = parser.parse_args()
-    sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold what cannot be printed
+    if sys.stdout:
+        sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold what cannot be printed
     checkpoint = a.checkpoint or ROOT / "results/small/sine/mixture.npz"
     page = a.out or (checkpoint.with_suffix(".html") if a.checkpoint else HERE / "playground.html")
     try:

@@ -224,8 +224,10 @@ def claims_of(found):
 
 
 def claims_in(folder):
-    """The same of all experiments in a folder."""
-    return {claim: rows for found in read(folder) for claim, rows in claims_of(found).items()}
+    """The same of all experiments in a folder; icl.Refused if there are none."""
+    if not (everything := read(folder)):
+        raise icl.Refused(f"{folder} holds no predictions of a run")
+    return {claim: rows for found in everything for claim, rows in claims_of(found).items()}
 
 
 def table(runs):
@@ -253,7 +255,8 @@ def table(runs):
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+    if sys.stdout:
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folders", nargs="+", help="of a run, such as results/small")
     try:

@@ -396,9 +396,12 @@ if __name__ == "__main__":
     add("--backend", default="cupy", help="cupy, numpy or strict")
     add("--out", type=Path, required=True)
     a = parser.parse_args()
-    if a.measure:
-        model = model_of(a)
-        made = icl.load_checkpoint(model.path)[2]["settings"]
-        train.measure_job(replace(model, steps=made["steps"]), print)
-    else:
-        learn(a)
+    try:
+        if a.measure:
+            model = model_of(a)
+            made = icl.load_checkpoint(model.path)[2]["settings"]
+            train.measure_job(replace(model, steps=made["steps"]), print)
+        else:
+            learn(a)
+    except (icl.Refused, OSError) as error:
+        parser.exit(2, f"gpu.py: error: {error}\n")

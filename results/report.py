@@ -16,7 +16,6 @@ import csv
 import html
 import io
 import math
-import os
 import textwrap
 import traceback
 import warnings
@@ -47,7 +46,7 @@ class Found:
 
 
 def arrange(e, measured):
-    """Found, from the facts and arrays of each predictor that is measured. """
+    """Found, from the facts and arrays of each predictor that is measured."""
     sheets = train.sheets_of(e)
     on = {key: {TRUTH: np.float64(sheet.ys[:, sheet.at])} for key, sheet in sheets.items()}
     for name, (facts, arrays) in measured.items():
@@ -59,27 +58,32 @@ def arrange(e, measured):
             if kind in ("noisy", "wary") and name != "mixture":
                 shown += f" of {name}"
             if key in on:
-                on[key][shown] = np.float64(predictions)
+                on[key][shown] = np.float64(predictions).reshape(on[key][TRUTH].shape)
     return Found(e, on, sheets, {name: facts for name, (facts, _) in measured.items()})
 
 
 def read(folder):
     """A list of Found, one for each experiment with predictions in a run's folder.
 
-    icl.Refused, by name, if there are none, or files that cannot stand beside each other.
+    icl.Refused, by name, if there are files that cannot stand beside each other.
     """
     found = []
     for name in train.EXPERIMENTS:
         files = [train.read_predictions(path)
                  for path in sorted((folder / name).glob("*.predictions.npz"))]
-        if len({facts["settings"]["seed"] for facts, _ in files}) > 1:
-            raise icl.Refused(f"{folder / name} holds predictions of several seeds")
+        made = [(f["settings"]["seed"], f["asked"]["prompts"], f["asked"]["nnz"]) for f, _ in files]
+        if len(set(made)) > 1:
+            raise icl.Refused(f"{folder / name} holds predictions of several seeds, numbers of "
+                              "prompts or of non-zeros")
         if files:
             facts, _ = files[0]
             e = train.make_experiment(name, train.Size(**facts["size"]), facts["settings"]["seed"])
-            found.append(arrange(e, {f["settings"]["model"]: (f, arrays) for f, arrays in files}))
-    if not found:
-        raise icl.Refused(f"{folder} holds no predictions of a run")
+            try:
+                measured = {file[0]["settings"]["model"]: file for file in files}
+                found.append(arrange(e, measured))
+            except Exception as error:  # whatever a stranger's file can cause
+                raise icl.Refused(f"{folder / name} holds predictions that cannot be shown: "
+                                  f"{error!r}") from error
     return found
 
 
@@ -497,10 +501,10 @@ def page(folder, everything, figures):
         begins = e.name == "sparse" and "mixture" in found.facts and (
             found.facts["mixture"]["noise"]["pretraining"][0] > 0.1)
         if begins:
-            finished = Path(os.path.relpath(train.__file__, folder)).parent / "results/small"
+            finished = Path(__file__).resolve().parent / "small/sparse-icl-sparse.svg"
             body.append("<p>At this size and length the experiment only begins: the mixture model "
-                        f"is not near its optimum yet. See <a href='{finished.as_posix()}/"
-                        "sparse-icl-sparse.svg'>the finished one</a> in results/small.</p>")
+                        f"is not near its optimum yet. See <a href='{finished.as_uri()}'>the "
+                        "finished one</a> in results/small.</p>")
         body.append(f'<div class="figures">{"".join(figure_html(f) for f in of)}</div>')
     settings = []
     for label, facts in models.items():
@@ -535,6 +539,8 @@ def csv_rows(e, figures):
 def show(folder):
     """Write figures, results.csv and the report of a run's folder, and print the tables."""
     everything = read(folder)
+    if not everything:
+        raise icl.Refused(f"{folder} holds no predictions of a run")
     figures, table = [figures_of(found) for found in everything], io.StringIO()
     rows = csv.writer(table, lineterminator="\n")
     rows.writerow("experiment figure predictor x value standard_error quantity".split())
@@ -577,7 +583,8 @@ def rehearse(e, out):
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(errors="backslashreplace")
+    if sys.stdout:
+        sys.stdout.reconfigure(errors="backslashreplace")
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path, help="of a run, such as results/small")
     try:
