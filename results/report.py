@@ -149,9 +149,10 @@ class Figure:
 def figures_of(found):
     """All figures of an experiment that have a line."""
     e, figures = found.e, [picture(found, name) for name in PICTURES if name in found.sheets]
-    figures += [icl_figure(found, shown) for shown in e.curves]
+    figures += [icl_figure(found, shown) for shown in e.classes]
     for shown in e.classes:
         figures += [optimum_figure(found, shown), selection_figure(found, shown)]
+    figures += [icl_figure(found, shown) for shown in e.curves if shown not in e.classes]
     for draw_sweep in (nnz_figures, weights_figures, frequency_figures):
         figures += draw_sweep(found)
     return [f for f in [*figures, training_figure(found)] if f.lines]
@@ -176,18 +177,18 @@ def specialists(e):
 def icl_figure(found, shown):
     """Errors by number of examples: the models beside least squares and the Lasso."""
     e, predicted = found.e, found.on[f"icl-{shown}"]
-    log = "y" if e.mixture.n_dims == 1 else ""
-    if shown in e.classes:
-        others, caption = ("least squares", "Lasso"), (
-            "A specialist was trained on one class alone. Is the mixture model as good as the "
-            f"{shown} one, and does it leave the other behind?")
-    else:
-        others, caption = (OWN, GP), (
-            "No model was trained on such functions. Their optimum shows what can be learned from "
-            "the examples; a Gaussian process only knows that f is smooth.")
-    return Figure(f"icl-{shown}", f"{shown.capitalize()} functions: who learns them?",
-                  caption, "examples in the prompt", np.arange(e.n_points),
-                  errors(predicted, *specialists(e), *others, "mixture model"), log=log)
+    others, variance = ("least squares", "Lasso"), 1.0
+    caption = ("A specialist was trained on one class alone. Is the mixture model as good as the "
+               f"{shown} one, and does it leave the other behind?")
+    if shown not in e.classes:
+        others, variance = (OWN, GP), 0.5  # of half of each
+        caption = ("No model was trained on such functions. Their optimum shows what the examples "
+                   "tell; a Gaussian process knows only that f is smooth.")
+    lines = errors(predicted, *specialists(e), *others, "mixture model")
+    return Figure(f"icl-{shown}", f"{shown.capitalize()} functions: who learns them?", caption,
+                  "examples in the prompt", np.arange(e.n_points),
+                  {p: v / variance for p, v in lines.items()}, "squared error / Var f",
+                  log="y" if e.mixture.n_dims == 1 else "")
 
 
 def optimum_figure(found, shown):
@@ -195,8 +196,9 @@ def optimum_figure(found, shown):
     e, predicted = found.e, found.on[f"icl-{shown}"]
     return Figure(
         f"optimum-{shown}", f"{shown.capitalize()} functions: how near is the optimum?",
-        "The optimum of the mixture is the least error that is possible. The noisy ideal learner "
-        "reads noisy labels, just so noisy that its mean error is the mixture model's.",
+        "The optimum of the mixture has the least error that is possible without being told the "
+        "class. The noisy ideal learner is that optimum with labels so noisy that its error, "
+        "averaged over prompts of both classes, is the mixture model's.",
         "examples in the prompt", np.arange(e.n_points),
         errors(predicted, NOISY, MIXED, f"{shown} model", "mixture model"),
         log="y" if e.mixture.n_dims == 1 else "")
@@ -208,8 +210,9 @@ def selection_figure(found, shown):
     there = {f"optimum of {first}", f"optimum of {second}"} <= predicted.keys()
     return Figure(
         f"selection-{shown}", f"{shown.capitalize()} functions: which class is selected?",
-        f"0: predictions are those of the optimum for {first} functions; 1: for {second} "
-        "functions. No line where these two agree.", "examples in the prompt",
+        f"At 0, predictions are those of the optimum for {first} functions; at 1, for {second} "
+        "ones. A line ends where these two agree, as no weight can be measured there.",
+        "examples in the prompt",
         np.arange(1, e.n_points),
         {p: selection_weight(predicted, e.classes, p) for p in (NOISY, MIXED, "mixture model")
          if there and p in predicted}, f"weight on the {second} class")
@@ -229,7 +232,7 @@ def nnz_figures(found):
     along = f"non-zero coefficients of {d}", x
     mean = {p: v.mean(2) for p, v in errors(predicted, *predicted).items()}
     pairs = {p: (p, "mixture model") for p in ("dense model", "sparse model", MIXED)}
-    pairs["between the specialists"] = "dense model", "sparse model"
+    pairs["dense to sparse model, for scale"] = "dense model", "sparse model"
     figures = [Figure(
         "nnz", f"From sparse to dense, {when}",
         f"Pretraining had functions with {e.size.nnz} and with all {d} non-zeros. In between, "
@@ -263,9 +266,9 @@ def weights_figures(found):
         "where the optimum for these functions does not?", along, x,
         {p: mean[p] for p in (*specialists(e)[1:], GP, OWN, MIXED, "mixture model") if p in mean},
         "squared error / Var f", log="y"), Figure(
-        "again", f"Asked again, after {e.at[-1]} examples",
-        "The last x is one that the prompt has shown with its f(x). An error here contradicts the "
-        "examples.", along, shown,
+        "again", f"Asked an x just shown, after {e.at[-1]} examples",
+        "The last x is one that the prompt has shown, together with its f(x). An error here "
+        "contradicts the prompt's own examples.", along, shown,
         {p: v.mean(2) / (shown**2 + (1 - shown) ** 2)
          for p, v in errors(repeated, GP, OWN, MIXED, "mixture model").items()},
         "squared error / Var f", log="y", low=1e-5)]
@@ -287,10 +290,11 @@ def frequency_figures(found):
     x, predicted = sweep(found, "frequency")
     return [Figure(
         "frequency", f"Rare frequencies, {after(e, e.at)}",
-        "Grey: how common a frequency was in pretraining. Where it was rare, does the model fail, "
-        "and does the optimum of the mixture?", "frequency (radians per unit of x)", x,
+        "The grey area shows how common a frequency was in pretraining. Where it was rare, does "
+        "the model fail, and does the optimum of the mixture?",
+        "frequency (radians per unit of x)", x,
         {p: v.mean(2)
-         for p, v in errors(predicted, "sinusoid model", OWN, MIXED, "mixture model").items()},
+         for p, v in errors(predicted, "sinusoid model", MIXED, "mixture model").items()},
         log="xy", low=1e-5,
         backdrop=("density in pretraining", e.classes["sinusoid"].density(x)))]
 
@@ -304,9 +308,9 @@ def training_figure(found):
              for p, (step, over) in curves.items() if len(step) >= 40}
     return Figure(
         "training", f"{found.e.name.capitalize()}: how training went",
-        "The loss minus that of the optimum, which nothing trained can fall below: 0 would be "
-        "perfect. A curriculum's first lessons have an optimum of their own.",
-        "share of the steps", x, lines, "loss over the optimum's", log="y", low=1e-3)
+        "The loss minus that of the exact optimum, below which no training can bring it. Does it "
+        "still fall at the end?", "share of the steps", x, lines, "loss minus optimum's",
+        log="y", low=1e-3)
 
 
 # --------------------------------------------------------------------------------------- drawing
@@ -318,8 +322,9 @@ STYLES = {  # predictor: colour, dashes, width
     "sinusoid model": ("#009e73", "", 1.8), "wide model": ("#8f63c9", "", 3),
     "least squares": ("#cc79a7", "8 3", 1.8), "Lasso": ("#b8804a", "2 3", 2.2),
     GP: ("#888888", "8 3 2 3", 1.8), MIXED: ("currentColor", "6 4", 1.6),
-    OWN: ("currentColor", "", 1.2), WIDER: ("#8f63c9", "6 4", 1.6), NOISY: ("#e69f00", "3 3", 2.6),
-    TRUTH: ("currentColor", "", 1.2), "between the specialists": ("currentColor", "2 3", 1.2)}
+    OWN: ("currentColor", "", 1.2), WIDER: ("#8f63c9", "6 4", 1.6),
+    NOISY: ("#e69f00", "3 3", 2.6), TRUTH: ("currentColor", "", 1.2),
+    "dense to sparse model, for scale": ("#888888", "2 3", 1.8)}
 PALETTE = "#56b4e9", "#cc79a7", "#e69f00", "#2b86cf", "#009e73", "#d55e00"  # for all other lines
 CSS = """svg{color:#1a1a1a;font:16px system-ui,sans-serif}.paper{fill:#fff}
 @media(prefers-color-scheme:dark){svg{color:#eee}.paper{fill:#16181c}}
@@ -361,6 +366,8 @@ def limits(f, means):
         return f.low or 1e-4, min(2, np.nanmax(means, initial=1e-2) * 1.2)
     low, high = np.nanmin(means, initial=0.0), np.nanmax(means, initial=1e-9)
     low, high = low - 0.05 * (high - low), high + 0.05 * (high - low)
+    if f.ylabel.startswith("weight"):
+        high = max(1.05, high)
     return (low, high) if f.ylabel == "f(x)" else (min(0, max(-0.2, low)), min(2, high))
 
 
@@ -433,15 +440,15 @@ x. No weight changes while it reads. {trained} For each experiment you see what 
 their pretraining, then what they do with functions from outside it.</p>
 <ul>
 <li>A <em>predictor</em> is whatever predicts: a trained model, least squares, the Lasso.</li>
-<li>A <em>specialist</em> was trained on one class of functions, the <em>mixture model</em> on two of
-them, half of its prompts from each.</li>
+<li>A <em>specialist</em> was trained on one class of functions, the <em>mixture model</em> on two
+of them, half of its prompts from each.</li>
 <li>An <em>optimum</em> is the best that is possible, the exact posterior mean: for these functions,
 if one is told what class they are from; of the mixture, if one has to find out.</li>
 <li>The <em>effective label noise</em> of a model says how near its optimum it is: that optimum
 would make errors as large as the model's if its labels had noise of this size. 0 is perfect.</li>
 </ul>
 <p>Errors are squared. Every class has Var f(x) = 1, so predicting zero costs 1. Bands in the
-figures are 95% intervals over prompts.</p>
+figures are 95% intervals over prompts. A line along the lower edge of a figure lies below it.</p>
 {body}
 <details><summary>Settings of every model</summary><ul><li>{settings}</ul></details></html>
 """
