@@ -254,6 +254,11 @@ def predictors_of(e, out):
             for name in [*steps, *untrained]]
 
 
+def longest_first(predictors):
+    """Sorted so that the last job to end does not begin last."""
+    return sorted(predictors, key=lambda p: -p.experiment.n_points * p.steps)
+
+
 def lesson(model, progress):
     """What to train on when a share `progress` of the steps is done: function class, n_points.
 
@@ -359,8 +364,7 @@ def train_job(model, save_seconds, send):
 
 
 def train_all(models, processes):
-    """Train the models side by side, the longest first, with one status line for all."""
-    models = sorted(models, key=lambda model: -model.experiment.n_points * model.steps)
+    """Train the models side by side, with one status line for all."""
     points = np.array([model.experiment.n_points for model in models])  # of a prompt
     steps = np.array([model.steps for model in models])
     begin = [(model.reached(), 0.0, 0.0) for model in models]
@@ -700,8 +704,8 @@ def stages(a):
                 print(f"{model.label} goes on from step {step:,} of {model.steps:,}", flush=True)
         print(f"training {', '.join(model.label for model in todo)}\nshown are the steps done, and "
               "how much the loss is over the optimum's", flush=True)
-        train_all(todo, a.processes)
-    due = [p for p in predictors if is_due(p)]
+        train_all(longest_first(todo), a.processes)
+    due = longest_first(p for p in predictors if is_due(p))
     side_by_side([(measure_job, p) for p in due], a.processes,
                  lambda _, sent: f"measuring: {len(sent)} of {len(due)} predictors done")
     report.show(a.out)
