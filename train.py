@@ -247,16 +247,10 @@ def predictors_of(e, out):
     if e.mixture.n_dims == 1:
         untrained.append("Gaussian process")
     for name in steps:
-        taken = str(name).replace("-", " ") in [p.replace("-", " ") for p in untrained]
-        if taken or not re.fullmatch("'[A-Za-z0-9_ -]{1,50}'", repr(name)):
-            raise icl.Refused(f"{name!r} cannot name a model: use letters, digits, spaces, _ and -")
+        if name in untrained or not re.fullmatch("'[A-Za-z0-9_ ]{1,50}'", repr(name)):
+            raise icl.Refused(f"{name!r} cannot name a model: use letters, digits, spaces and _")
     return [Predictor(e, name, steps.get(name, 0), out / e.name / f"{name.replace(' ', '-')}.npz")
             for name in [*steps, *untrained]]
-
-
-def longest_first(predictors):
-    """Sorted so that the last job to end does not begin last."""
-    return sorted(predictors, key=lambda p: -p.experiment.n_points * p.steps)
 
 
 def lesson(model, progress):
@@ -688,12 +682,13 @@ def stages(a):
     from results import report  # here, as it imports this module
     experiments, models, chosen = choose(a)
     predictors = [p for e in experiments for p in predictors_of(e, a.out)]
+    predictors.sort(key=lambda p: -p.experiment.n_points * p.steps)  # the longest jobs first
     for p in predictors:
         is_due(p)  # refuses another run's files
     for path in a.out.glob("*/*.predictions.npz"):
         read_predictions(path)  # refuses damaged ones
-    todo = [model for model in chosen
-            if model.reached() < model.steps and not model.predictions.is_file()]
+    todo = [p for p in predictors if p in chosen and p.reached() < p.steps
+            and not p.predictions.is_file()]
     print(f"{a.size} size into {a.out}, seed {a.seed}, NumPy {np.__version__}")
     if todo:
         for e in experiments:
@@ -704,8 +699,8 @@ def stages(a):
                 print(f"{model.label} goes on from step {step:,} of {model.steps:,}", flush=True)
         print(f"training {', '.join(model.label for model in todo)}\nshown are the steps done, and "
               "how much the loss is over the optimum's", flush=True)
-        train_all(longest_first(todo), a.processes)
-    due = longest_first(p for p in predictors if is_due(p))
+        train_all(todo, a.processes)
+    due = [p for p in predictors if is_due(p)]
     side_by_side([(measure_job, p) for p in due], a.processes,
                  lambda _, sent: f"measuring: {len(sent)} of {len(due)} predictors done")
     report.show(a.out)
