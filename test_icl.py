@@ -669,7 +669,7 @@ def test_files_of_other_settings_are_refused_by_name(tmp_path):
 
 def test_a_state_of_training_that_cannot_be_is_refused_before_any(tmp_path):
     model = model_in(tmp_path)
-    train.train(model, until=5)
+    train.train(model, report=lambda step, *_: step < 5)
     arrays = dict(np.load(model.path))
     for damage in (dict(losses=[1.0]), dict(losses=["a"] * 5), dict(rng=None), dict(seconds="1"),
                    dict(step=40), dict(step=-1), dict(settings=[])):

@@ -201,33 +201,34 @@ class Predictor:
         return {"experiment": e.name, "model": self.name, "seed": e.seed, "steps": self.steps,
                 "class": str(e.pretraining.get(self.name)), **asdict(e.config),
                 **{k: getattr(e.size, k) for k in ("batch", "lr", "matrix_lr", "warmup")},
-                **({"curriculum": e.size.curriculum, "first_dims": e.size.first_dims}
-                   if e.size.curriculum else {})}
+                "curriculum": e.size.curriculum and [e.size.curriculum, e.size.first_dims]}
 
     def refuse_others(self, path, facts):
         """icl.Refused, by name, if a file was made with other settings."""
         made = facts["settings"] if isinstance(facts.get("settings"), dict) else {}
-        for name in [*self.settings, "curriculum"]:
-            if made.get(name) != (value := self.settings.get(name)):
+        for name, value in self.settings.items():
+            if made.get(name, 0.0) != value:  # files of before the curriculum do not name it
                 raise icl.Refused(f"{path} was made with {name} = {made.get(name)}, not {value}: "
                                   "choose another --out, or the same settings")
 
     def load(self, optimizer=None, rng=None):
-        """Parameters and extra of its checkpoint; icl.Refused if that is damaged or another's."""
+        """Parameters and extra of its checkpoint; restores the optimiser and rng, if given.
+
+        icl.Refused if the checkpoint is damaged or another's.
+        """
         params, config, extra = icl.load_checkpoint(self.path, optimizer)
         self.refuse_others(self.path, extra)
         try:
-            step, t = extra["step"], optimizer.state["t"] if optimizer else extra["step"]
-            fits = 0 <= step == t <= self.steps and 0 <= extra["seconds"] <= 1e5 * step
-            fits &= config == self.experiment.config
-            if step < self.steps or "losses" in extra:  # finished models do not keep them
-                losses = np.array([*extra["losses"], 0.0])
-                fits &= len(losses) == step + 1 and losses.dtype == float
+            step, seconds, losses = extra["step"], extra["seconds"], extra.get("losses")
+            checks = [config == self.experiment.config, 0 <= step <= self.steps,
+                      0 <= seconds <= 1e5 * step]
+            if step < self.steps or losses:  # a finished model keeps no losses
+                checks += [len(losses) == step, all(type(loss) is float for loss in losses)]
             if optimizer:
                 rng.bit_generator.state = extra["rng"]
                 squares = [a for name, a in optimizer.state.items() if name.startswith("v.")]
-                fits &= min(a.min() for a in squares) >= 0
-            if not fits:
+                checks += [optimizer.state["t"] == step, min(a.min() for a in squares) >= 0]
+            if not all(checks):
                 raise ValueError(f"its numbers are not those of {step} steps of training")
         except Exception as error:  # whatever a stranger's file can cause
             raise icl.Refused(f"{self.path} cannot be resumed: {error!r}") from error
@@ -275,8 +276,21 @@ def training_batch(model, progress, rng):
     return np.pad(xs, ((0, 0), (0, 0), (0, absent))), ys, icl.loss_weights(xs, ys)
 
 
-def train(model, save_seconds=math.inf, report=lambda *numbers: True, until=math.inf):
-    """Train a model to its end, or to a step, going on from its checkpoint if there is one.
+def resume(model):
+    """Where its checkpoint left off, or a fresh start: params, optimizer, rng, losses of every
+    step so far, seconds that they took."""
+    e, size = model.experiment, model.experiment.size
+    params = icl.init_params(e.config, e.stream(model.name, 0))
+    rng = e.stream(model.name, "training prompts")
+    optimizer = icl.Muon(params, size.lr, size.matrix_lr, clip=1.0)
+    if not model.path.exists():
+        return params, optimizer, rng, [], 0.0
+    params, extra = model.load(optimizer, rng)
+    return params, optimizer, rng, extra["losses"], extra["seconds"]
+
+
+def train(model, save_seconds=math.inf, report=lambda *numbers: True):
+    """Train a model to its end, going on from its checkpoint if there is one.
 
     After each step, report(step, loss minus the optimum's, seconds so far) says whether to go on.
     What was reached is saved at the end, and about every save_seconds.
@@ -284,13 +298,7 @@ def train(model, save_seconds=math.inf, report=lambda *numbers: True, until=math
     if model.reached() == model.steps:  # another run may have finished it meanwhile
         return
     e, size, optima = model.experiment, model.experiment.size, {}
-    params = icl.init_params(e.config, e.stream(model.name, 0))
-    rng = e.stream(model.name, "training prompts")
-    optimizer = icl.Muon(params, size.lr, size.matrix_lr, clip=1.0)
-    losses, seconds = [], 0.0  # one loss a step
-    if model.path.exists():
-        params, extra = model.load(optimizer, rng)
-        losses, seconds = extra["losses"], extra["seconds"]
+    params, optimizer, rng, losses, seconds = resume(model)
 
     def optimum(step):
         """The loss of the exact optimum on what the model is trained on in a step."""
@@ -313,7 +321,7 @@ def train(model, save_seconds=math.inf, report=lambda *numbers: True, until=math
 
     model.path.parent.mkdir(parents=True, exist_ok=True)
     saved = time.monotonic()
-    for step in range(len(losses) + 1, min(model.steps, until) + 1):
+    for step in range(len(losses) + 1, model.steps + 1):
         start, progress = time.monotonic(), (step - 1) / model.steps
         fade = min(1, step / size.warmup) * (1 - progress)
         optimizer.lr, optimizer.matrix_lr = size.lr * fade, size.matrix_lr * fade
@@ -350,9 +358,10 @@ def train_job(model, save_seconds, send):
     signal.signal(signal.SIGTERM, lambda *_: ended.append(True))
 
     def report(*numbers):
-        with contextlib.suppress(BrokenPipeError):  # the parent was killed
+        with contextlib.suppress(BrokenPipeError):
             send(numbers)
             return not ended
+        return False  # the parent was killed
 
     train(model, save_seconds, report)
 
@@ -361,10 +370,10 @@ def train_all(models, processes):
     """Train the models side by side, with one status line for all."""
     points = np.array([model.experiment.n_points for model in models])  # of a prompt
     steps = np.array([model.steps for model in models])
-    begin = [(model.reached(), 0.0, 0.0) for model in models]
+    at_start = [(model.reached(), 0.0, 0.0) for model in models]
 
-    def status(working, sent):
-        step, over, seconds = np.array([sent.get(i, begin[i]) for i in range(len(models))]).T
+    def status(working, sent):  # the arrays: a number a model
+        step, over, seconds = np.array([sent.get(i, at_start[i]) for i in range(len(models))]).T
         left, begun = points * (steps - step), seconds > 0
         text = f"{(step == steps).sum()}/{len(models)} done"
         if begun.any():  # a point takes as long as so far; models are shared out evenly
@@ -445,10 +454,8 @@ def label_noise(e, name, model):
     """Effective label noise (value, low, high): on all of a model's pretraining, and, of the
     mixture model, on each class alone."""
     noise, n = {}, min(1000, e.size.prompts)
-    parts = {"pretraining": ((), n, None)}
-    if name == "mixture":
-        parts |= {shown: ((shown,), n // 2, c) for shown, c in e.classes.items()}
-    for part, (purpose, n_prompts, c) in parts.items():
+    for part, c in {"pretraining": None, **(e.classes if name == "mixture" else {})}.items():
+        purpose, n_prompts = ([part], n // 2) if c else ([], n)
         value, interval, _ = baselines.effective_noise(
             model, e.pretraining[name], e.stream("noise", name, *purpose), e.n_points, n_prompts,
             prompts_of=c)
@@ -468,8 +475,9 @@ def measure(e, name, model=None):
     facts = {"size": asdict(e.size), "asked": asked_of(e)}
     if model:
         facts["noise"] = label_noise(e, name, model)
-        noise = np.nan_to_num(facts["noise"]["pretraining"][0], nan=1.0, posinf=1.0)
-        learner = baselines.bayes(c, float(noise))  # of noise 1 at most, the largest that is tried
+        s = facts["noise"]["pretraining"][0]
+        noise = float(np.nan_to_num(s, nan=1.0, posinf=1.0))  # 1 is the largest that was tried
+        learner = baselines.bayes(c, noise)
     for key, sheet in sheets.items():
         xs, ys, answers = sheet.xs, sheet.ys, {}
         if predict := model or computed(e, name, key, sheet):
@@ -513,7 +521,7 @@ def read_predictions(path):
         with np.load(path, allow_pickle=False) as npz:
             arrays = dict(npz)
         facts = json.loads(str(arrays.pop("header")))
-        Size(**facts["size"]), facts["asked"]["sheets"], facts["settings"]["seed"]
+        Size(**facts["size"]), facts["asked"]["sheets"], facts["settings"]["seed"]  # each raises
         np.array([*facts.get("noise", {}).values()], float).reshape(-1, 3)
         np.array(facts.get("curve", []), float).reshape(-1, 2)
         float(facts.get("seconds", 0))
@@ -694,7 +702,7 @@ def stages(a):
         for e in experiments:
             report.rehearse(e, a.out)
         for model in todo:
-            train(model, until=0)  # finds what cannot be resumed or saved
+            resume(model)  # refuses what cannot be resumed
             if step := model.reached():
                 print(f"{model.label} goes on from step {step:,} of {model.steps:,}", flush=True)
         print(f"training {', '.join(model.label for model in todo)}\nshown are the steps done, and "
