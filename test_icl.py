@@ -634,6 +634,9 @@ def test_the_command_trains_measures_shows_and_again_changes_nothing(tmp_path):
     equal((status, "training" in out, path.exists()), (0, False, False), "status; trained again?")
     del before[path.relative_to(tmp_path)]
     equal(contents(tmp_path), before, "files")
+    wider = program("--only", "sparse/wide", "--out", tmp_path, experiment="coverage")
+    table = (tmp_path / "results.csv").read_text()
+    equal((wider[0], table.count("nnz-coverage,wide model,")), (0, 3), "status; points of a curve")
 
 def test_however_a_run_ends_it_goes_on_to_the_same_bits(tmp_path):
     calm, storm, handler = tmp_path / "calm", tmp_path / "storm", signal.getsignal(signal.SIGINT)
