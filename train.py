@@ -705,8 +705,8 @@ def stages(a):
             resume(model)  # refuses what cannot be resumed
             if step := model.reached():
                 print(f"{model.label} goes on from step {step:,} of {model.steps:,}", flush=True)
-        print(f"training {', '.join(model.label for model in todo)}\nshown are the steps done, and "
-              "how much the loss is over the optimum's", flush=True)
+        print(f"training {len(todo)} models; shown: steps done, loss minus the optimum's loss",
+              flush=True)
         train_all(todo, a.processes)
     due = [p for p in predictors if is_due(p)]
     side_by_side([(measure_job, p) for p in due], a.processes,

@@ -325,12 +325,12 @@ STYLES = {  # predictor: colour, dashes, width
     OWN: ("currentColor", "", 1.2), WIDER: ("#8f63c9", "6 4", 1.6),
     NOISY: ("#e69f00", "3 3", 2.6), TRUTH: ("currentColor", "", 1.2),
     "dense to sparse model, for scale": ("#888888", "2 3", 1.8)}
-PALETTE = "#56b4e9", "#cc79a7", "#e69f00", "#2b86cf", "#009e73", "#d55e00"  # for all other lines
+PALETTE = "#56b4e9", "#d6308f", "#808000", "#00a0a0"  # for all other lines
 CSS = """svg{color:#1a1a1a;font:16px system-ui,sans-serif}.paper{fill:#fff}
 @media(prefers-color-scheme:dark){svg{color:#eee}.paper{fill:#16181c}}
 text{fill:currentColor}.grid{fill:none;stroke:#888;stroke-opacity:.3}
 .soft{fill:#888;fill-opacity:.3}"""
-LEFT, TOP, WIDTH, HEIGHT = 82, 42, 386, 250  # the frame that data are drawn in
+LEFT, TOP, WIDTH, HEIGHT = 92, 42, 374, 250  # the frame that data are drawn in
 BOTTOM = TOP + HEIGHT
 ROUND = [digit * 10.0**power for power in range(-6, 7) for digit in (1, 2, 5)]
 
@@ -391,7 +391,7 @@ def draw(f):
                       f'{LEFT + WIDTH},{BOTTOM}"/>')
         key.append((label, '<path class="soft" d="M0,-11h30v10h-30z"/>'))
     for i, (predictor, (y, error)) in enumerate(drawn.items()):
-        colour, dashes, width = STYLES.get(predictor, (PALETTE[i % 6], "", 2))
+        colour, dashes, width = STYLES.get(predictor, (PALETTE[i % 4], "", 2))
         pen = f'fill="none" stroke="{colour}" stroke-width="{width}" stroke-dasharray="{dashes}"'
         band = points([*x, *x[::-1]], [*to_y(y + 1.96 * error), *to_y(y - 1.96 * error)[::-1]])
         inside.append(f'<polygon points="{band}" fill="{colour}" opacity=".18"/>'
@@ -486,10 +486,14 @@ def figure_html(f):
 
 
 def noise_words(facts):
-    """Effective label noise of each model, with its interval: "mixture 0.06 (0.05 to 0.07)"."""
+    """Effective label noise of each model, with its interval: "mixture 0.06 (0.05 to 0.07)".
+
+    "above 1" is worse than every ideal learner that was tried.
+    """
     parts = [(name if part == "pretraining" else f"{name} on {part} functions", number)
              for name, f in facts.items() for part, number in f.get("noise", {}).items()]
-    return [f"{what} {s:.3f} ({low:.3f} to {high:.3f})" for what, (s, low, high) in parts]
+    return [f"{what} {s:.3f} ({low:.3f} to {high:.3f})" if math.isfinite(s) else f"{what} above 1"
+            for what, (s, low, high) in parts]
 
 
 def page(folder, everything, figures):
@@ -506,8 +510,10 @@ def page(folder, everything, figures):
                  summary(found), f"<p>Effective label noise: "
                  f"{'; '.join(noise_words(found.facts)) or 'no model is trained'}.</p>"]
         noise = found.facts.get("mixture", {}).get("noise", {})  # on all, and on each class
-        if e.name == "sparse" and any(value > 0.1 for value, *_ in noise.values()):
-            finished = Path(__file__).resolve().parent / "small/sparse-icl-sparse.svg"
+        near = 0.1 if e.name == "sparse" else 0.5  # tiny's lines and sinusoids show the picture
+        if any(value > near for value, *_ in noise.values()):
+            finished = (Path(__file__).resolve().parent / "small" /
+                        f"{e.name}-icl-{list(e.classes)[1]}.svg")
             body.append("<p>At this size and length the experiment only begins: the mixture model "
                         f"is not near its optimum yet. See <a href='{finished.as_uri()}'>the "
                         "finished one</a> in results/small.</p>")
