@@ -147,15 +147,19 @@ class Figure:
 
 
 def figures_of(found):
-    """All figures of an experiment that have a line."""
-    e, figures = found.e, [picture(found, name) for name in PICTURES if name in found.sheets]
-    figures += [icl_figure(found, shown) for shown in e.classes]
+    """Part of the report -> its figures that have a line, of an experiment."""
+    e, inside, outside = found.e, [], []
     for shown in e.classes:
-        figures += [optimum_figure(found, shown), selection_figure(found, shown)]
-    figures += [icl_figure(found, shown) for shown in e.curves if shown not in e.classes]
+        inside += [icl_figure(found, shown), optimum_figure(found, shown),
+                   selection_figure(found, shown)]
+    outside += [icl_figure(found, shown) for shown in e.curves if shown not in e.classes]
     for draw_sweep in (nnz_figures, weights_figures, frequency_figures):
-        figures += draw_sweep(found)
-    return [f for f in [*figures, training_figure(found)] if f.lines]
+        outside += draw_sweep(found)
+    parts = {"One function": [picture(found, name) for name in PICTURES if name in found.sheets],
+             "Within pretraining": inside, "Outside pretraining": outside,
+             "Training": [training_figure(found)]}
+    return {part: [f for f in of if f.lines] for part, of in parts.items()
+            if any(f.lines for f in of)}
 
 
 def picture(found, name):
@@ -429,7 +433,7 @@ REPORT = """<!doctype html><html lang="en"><meta charset="utf-8">
 :root{{color-scheme:light dark}}
 body{{font:17px/1.5 system-ui,sans-serif;max-width:1240px;margin:2rem auto;padding:0 1rem}}
 p,ul,details{{max-width:46rem}} summary{{cursor:pointer}} .wide{{overflow-x:auto}}
-.figures{{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,24rem),1fr));gap:2rem}}
+.figures{{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,24rem),1fr));gap:2rem}}
 figure{{margin:0;break-inside:avoid}} svg{{width:100%;border:1px solid #8884;border-radius:6px}}
 table{{border-collapse:collapse;font-size:15px}} td,th{{padding:.15rem .6rem;text-align:right}}
 td:first-child,th:first-child{{text-align:left}} tr+tr{{border-top:1px solid #8884}}
@@ -517,7 +521,9 @@ def page(folder, everything, figures):
             body.append("<p>At this size and length the experiment only begins: the mixture model "
                         f"is not near its optimum yet. See <a href='{finished.as_uri()}'>the "
                         "finished one</a> in results/small.</p>")
-        body.append(f'<div class="figures">{"".join(figure_html(f) for f in of)}</div>')
+        for part, of_part in of.items():
+            body.append(f'<h3>{part}</h3>\n<div class="figures">'
+                        f'{"".join(figure_html(f) for f in of_part)}</div>')
     settings = []
     for label, facts in models.items():
         words = ", ".join(f"{k} {v}" for k, v in facts["settings"].items())
@@ -557,6 +563,7 @@ def show(folder):
     rows = csv.writer(table, lineterminator="\n")
     rows.writerow("experiment figure predictor x value standard_error quantity".split())
     for found, of in zip(everything, figures):
+        of = [f for part in of.values() for f in part]
         rows.writerows(csv_rows(found.e, of))
         for f in of:
             icl.write_whole(folder / f"{found.e.name}-{f.name}.svg", draw(f).encode())
@@ -586,8 +593,7 @@ def rehearse(e, out):
                 measured[p.name] = train.measure(few, p.name, model)
             found = arrange(few, measured)
             tables(found)
-            for figure in figures_of(found):
-                figure_html(figure)
+            page(out, [found], [figures_of(found)])
     except Exception as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
         raise icl.Refused(f"{e.name} cannot be evaluated like this: {place.name}, line "
