@@ -338,7 +338,7 @@ class Adam:
         Before anything is changed, raises ValueError if an array is missing or has a wrong shape,
         FloatingPointError if the gradients' norm is not finite.
         """
-        for name in (key[2:] for key in self.state if key.startswith("m.")):
+        for name in (key[2:] for key in self.state if key.startswith("m.")):  # Muon's, too
             shape = self.state[f"m.{name}"].shape
             if not np.shape(params.get(name)) == np.shape(grads.get(name)) == shape:
                 raise ValueError(f"{name} or its gradient is missing or not {shape}")

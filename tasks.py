@@ -194,10 +194,9 @@ class ConvexCombination:
         def pair(h1, h2):
             def features(x):
                 phi1, phi2 = self.weight * h1.features(x), (1 - self.weight) * h2.features(x)
-                shape = (len(h1.prior), len(h2.prior), len(x))  # (M1, M2, B)
-                pairs = [np.broadcast_to(phi1[:, :, None], (len(phi1), *shape)),  # (F1, M1, M2, B)
-                         np.broadcast_to(phi2[:, None, :], (len(phi2), *shape))]  # (F2, M1, M2, B)
-                return np.concatenate(pairs).reshape(len(phi1) + len(phi2), -1, len(x))
+                first = phi1.repeat(len(h2.prior), axis=1)  # (F1, M1 M2, B)
+                second = np.tile(phi2, (1, len(h1.prior), 1))  # (F2, M1 M2, B)
+                return np.concatenate([first, second])
 
             noise = self.weight**2 * h1.noise + (1 - self.weight) ** 2 * h2.noise
             return Hypotheses(features, np.outer(h1.prior, h2.prior).ravel(), noise)

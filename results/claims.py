@@ -209,8 +209,8 @@ def weights(found, noise):
     variance = lambda x: x**2 + (1 - x) ** 2  # so errors are shares of Var f
     s, again = Sweep(found, "weights", variance), Sweep(found, "again", variance)
     rises = "the error rises from both classes to the combination"
-    half, gone = "it fails on half of each", (
-        "with half of each in pretraining, the failure between the classes is gone")
+    half = "it fails on half of each"
+    gone = "with half of each in pretraining, the failure between the classes is gone"
     denies = "between the classes it contradicts the examples that it was shown"
     return [
         *(Row(rises, f"at weight {w}, minus the {those}'",

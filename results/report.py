@@ -433,7 +433,8 @@ REPORT = """<!doctype html><html lang="en"><meta charset="utf-8">
 :root{{color-scheme:light dark}}
 body{{font:17px/1.5 system-ui,sans-serif;max-width:1240px;margin:2rem auto;padding:0 1rem}}
 p,ul,details{{max-width:46rem}} summary{{cursor:pointer}} .wide{{overflow-x:auto}}
-.figures{{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,24rem),1fr));gap:2rem}}
+.figures{{display:grid;gap:2rem;
+grid-template-columns:repeat(auto-fill,minmax(min(100%,24rem),1fr))}}
 figure{{margin:0;break-inside:avoid}} svg{{width:100%;border:1px solid #8884;border-radius:6px}}
 table{{border-collapse:collapse;font-size:15px}} td,th{{padding:.15rem .6rem;text-align:right}}
 td:first-child,th:first-child{{text-align:left}} tr+tr{{border-top:1px solid #8884}}
