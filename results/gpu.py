@@ -9,10 +9,12 @@ zero over the time, counted from the program's start; the steps come as they com
 Writes into --out/EXPERIMENT: MODEL.csv, the curve of training; MODEL.npz, a checkpoint; and the
 same in files of 15 MiB, MODEL.npz.0, .1, ... (cat joins them).
 
-A GPU wants few, large operations, and to start one from Python takes 20 microseconds. So what is
-done row by row has kernels of its own, all parameters of one shape are updated as one array, and
-a whole step is recorded once (a CUDA graph) and then started as one. An H200 has run all of this
-but the recording: --no-graph is as it was then (results/paper/gpu.txt).
+A GPU wants few, large operations, and to start one from Python takes 20 microseconds, more than
+most of them run. So attention and what is done row by row have kernels of their own, and all
+parameters of one shape are updated as one array. Several models that train at once fill the card;
+NVIDIA's MPS (nvidia-cuda-mps-control -d, before them) lets their kernels run side by side. CuPy
+14.2 cannot record a step as one CUDA graph: it refuses cuBLAS there. results/paper/gpu.txt tells
+what was run.
 """
 import time
 
@@ -38,11 +40,6 @@ extern "C" {
 
 __device__ float sum(float v) {  // over the 32 threads of a warp, which share one row
     for (int o = 16; o; o >>= 1) v += __shfl_xor_sync(0xffffffff, v, o);
-    return v;
-}
-
-__device__ float largest(float v) {
-    for (int o = 16; o; o >>= 1) v = fmaxf(v, __shfl_xor_sync(0xffffffff, v, o));
     return v;
 }
 
@@ -77,30 +74,105 @@ __global__ void layernorm_backward(const float* dy, const float* n, const float*
     }
 }
 
-__global__ void softmax(float* s, int rows, int C) {  // in place; a row is a query, C its keys
-    ROW
-    int query = row % C;
-    float m = -3e38f, total = 0;
-    EACH if (c <= query) m = fmaxf(m, s[at + c]);
-    m = largest(m);
-    EACH { float e = c <= query ? expf(s[at + c] - m) : 0; s[at + c] = e; total += e; }
-    total = sum(total);
-    EACH s[at + c] /= total;
+// Attention: a block for each head of each prompt, a thread for each query. Scores are never stored:
+// what the backward pass needs of them, it computes again from q, k and log(sum of exp(scores)).
+#define CHANNEL _Pragma("unroll") for (int c = 0; c < D; c++)
+
+__global__ void attention(const float* qkv, float* y, float* lse, int T, int H) {
+    extern __shared__ float4 shared[];
+    float *K = (float*)shared, *V = K + T * D;
+    int t = threadIdx.x, row = 3 * H * D, head = blockIdx.y * H + blockIdx.x;
+    const float* at = qkv + (size_t)blockIdx.y * T * row + blockIdx.x * D;
+    for (int i = t; i < T * D; i += blockDim.x) {
+        K[i] = at[i / D * row + H * D + i % D];
+        V[i] = at[i / D * row + 2 * H * D + i % D];
+    }
+    __syncthreads();
+    if (t >= T) return;
+    float q[D], total[D], largest = -3e38f, sum = 0;
+    CHANNEL { q[c] = at[t * row + c] * rsqrtf(D); total[c] = 0; }
+    for (int j = 0; j <= t; j++) {
+        float s = 0;
+        CHANNEL s += q[c] * K[j * D + c];
+        if (s > largest) {
+            float scale = expf(largest - s);
+            sum *= scale;
+            CHANNEL total[c] *= scale;
+            largest = s;
+        }
+        float p = expf(s - largest);
+        sum += p;
+        CHANNEL total[c] += p * V[j * D + c];
+    }
+    y += ((size_t)blockIdx.y * T + t) * H * D + blockIdx.x * D;
+    CHANNEL y[c] = total[c] / sum;
+    lse[head * T + t] = largest + logf(sum);
 }
 
-__global__ void softmax_backward(const float* p, float* dp, int rows, int C) {  // in place
-    ROW
+__global__ void attention_backward(const float* qkv, const float* y, const float* lse,
+                                   const float* dy, float* dqkv, int T, int H) {
+    extern __shared__ float4 shared[];
+    float *Q = (float*)shared, *K = Q + T * D, *V = K + T * D, *dY = V + T * D;
+    float *L = dY + T * D, *mean = L + T;
+    int t = threadIdx.x, row = 3 * H * D, head = blockIdx.y * H + blockIdx.x;
+    size_t in = (size_t)blockIdx.y * T * row + blockIdx.x * D;
+    size_t out = (size_t)blockIdx.y * T * H * D + blockIdx.x * D;
+    for (int i = t; i < T * D; i += blockDim.x) {
+        const float* at = qkv + in + i / D * row + i % D;
+        Q[i] = at[0] * rsqrtf(D);
+        K[i] = at[H * D];
+        V[i] = at[2 * H * D];
+        dY[i] = dy[out + i / D * H * D + i % D];
+    }
+    __syncthreads();
+    if (t < T) {
+        float total = 0;  // of p dp over the keys: y . dy
+        CHANNEL total += y[out + t * H * D + c] * dY[t * D + c];
+        L[t] = lse[head * T + t];
+        mean[t] = total;
+    }
+    __syncthreads();
+    if (t >= T) return;
+    float a[D], b[D], da[D], db[D];
+    CHANNEL { a[c] = Q[t * D + c]; b[c] = dY[t * D + c]; da[c] = 0; }
+    for (int j = 0; j <= t; j++) {  // as a query: dq = sum over keys of ds k
+        float s = 0, dp = 0;
+        CHANNEL { s += a[c] * K[j * D + c]; dp += b[c] * V[j * D + c]; }
+        float ds = expf(s - L[t]) * (dp - mean[t]);
+        CHANNEL da[c] += ds * K[j * D + c];
+    }
+    float* to = dqkv + in + t * row;
+    CHANNEL to[c] = da[c] * rsqrtf(D);
+    CHANNEL { a[c] = K[t * D + c]; b[c] = V[t * D + c]; da[c] = db[c] = 0; }
+    for (int j = t / 32 * 32; j < T; j++) {  // as a key: dk, dv = sums over queries of ds q, p dy
+        float s = 0, dp = 0;
+        if (j < t) continue;
+        CHANNEL { s += a[c] * Q[j * D + c]; dp += b[c] * dY[j * D + c]; }
+        float p = expf(s - L[j]), ds = p * (dp - mean[j]);
+        CHANNEL { da[c] += ds * Q[j * D + c]; db[c] += p * dY[j * D + c]; }
+    }
+    CHANNEL { to[H * D + c] = da[c]; to[2 * H * D + c] = db[c]; }
+}
+
+__global__ void column_sums(const float* x, float* y, int rows, int C, int part) {
+    int c = blockIdx.x * 32 + threadIdx.x;  // block y sums its part of the rows, 8 at a time
+    int end = min(rows, (blockIdx.y + 1) * part);
     float total = 0;
-    EACH total += p[at + c] * dp[at + c];
-    total = sum(total);
-    EACH dp[at + c] = p[at + c] * (dp[at + c] - total);
+    if (c < C)
+        for (int r = blockIdx.y * part + threadIdx.y; r < end; r += 8) total += x[(size_t)r * C + c];
+    __shared__ float totals[8][32];
+    totals[threadIdx.y][threadIdx.x] = total;
+    __syncthreads();
+    if (threadIdx.y || c >= C) return;
+    for (int i = 1; i < 8; i++) total += totals[i][threadIdx.x];
+    y[(size_t)blockIdx.y * C + c] = total;
 }
 
 }
 """
 
 
-def icl_on(xp):
+def icl_on(xp, head_dims):
     """A second copy of the module icl that computes with xp, NumPy or CuPy, a batch in one part."""
     spec = importlib.util.spec_from_file_location("icl_on_gpu", icl.__file__)
     module = importlib.util.module_from_spec(spec)
@@ -108,17 +180,9 @@ def icl_on(xp):
     module.np = SimpleNamespace(**vars(xp))
     module.chunks = lambda *arrays: [arrays]
     if hasattr(xp, "RawModule"):
-        module.column_sums = lambda x: column_sums(xp, x)
         module.gelu = gelu(xp)
-        module.layernorm, module.attention = by_rows(xp)
+        module.column_sums, module.layernorm, module.attention = by_rows(xp, head_dims)
     return module
-
-
-def column_sums(xp, x):
-    """x.sum(0) in two stages: all processors at work, where x has many rows and few columns."""
-    n = math.gcd(len(x), 256)
-    parts = xp.ones((n, 1, len(x) // n), x.dtype) @ x.reshape(n, -1, x.shape[1])  # (n, 1, O)
-    return xp.ones(n, x.dtype) @ parts[:, 0]
 
 
 def gelu(xp):
@@ -137,57 +201,57 @@ def gelu(xp):
     return gelu
 
 
-def by_rows(xp):
-    """icl.layernorm and icl.attention with the kernels above: each reads and writes a row once."""
-    kernels = xp.RawModule(code=ROWS)
+def by_rows(xp, D):
+    """icl's column_sums, layernorm and attention with the kernels above; D channels a head."""
+    kernels = xp.RawModule(code=ROWS, options=(f"-DD={D}",))
 
-    def run(name, *arrays):
-        rows, C = arrays[0].size // arrays[0].shape[-1], arrays[0].shape[-1]
+    def column_sums(x, part=128):
+        """In two stages: all processors at work, where x has many rows and few columns."""
+        x = xp.ascontiguousarray(x)
+        rows, C = x.shape
+        y = xp.empty((-(-rows // part), C), x.dtype)
+        start("column_sums", (-(-C // 32), len(y)), (32, 8), (x, y), rows, C, part)
+        return y[0] if len(y) == 1 else column_sums(y, len(y))
+
+    def start(name, grid, block, arrays, *sizes, floats=0):
+        """Start a kernel; its blocks share memory for so many floats."""
         assert all(a.flags.c_contiguous and a.dtype == np.float32 for a in arrays)
-        kernels.get_function(name)(((rows + 7) // 8,), (32, 8),
-                                   (*arrays, np.int32(rows), np.int32(C)))
+        kernels.get_function(name)(grid, block, (*arrays, *map(np.int32, sizes)),
+                                   shared_mem=4 * floats)
+
+    def rowwise(name, *arrays):
+        rows, C = arrays[0].shape
+        start(name, (-(-rows // 8),), (32, 8), arrays, rows, C)
 
     def layernorm(x, gain, bias):
         x = xp.ascontiguousarray(x)
         y, n, rstd = xp.empty_like(x), xp.empty_like(x), xp.empty(len(x), x.dtype)
-        run("layernorm", x, gain, bias, y, n, rstd)
+        rowwise("layernorm", x, gain, bias, y, n, rstd)
 
         def backward(dy):
             dy = xp.ascontiguousarray(dy)
             dx, dyn = xp.empty_like(x), xp.empty_like(x)
-            run("layernorm_backward", dy, n, rstd, gain, dx, dyn)
-            return dx, column_sums(xp, dyn), column_sums(xp, dy)
+            rowwise("layernorm_backward", dy, n, rstd, gain, dx, dyn)
+            return dx, column_sums(dyn), column_sums(dy)
 
         return y, backward
 
     def attention(qkv, n_head):
-        B, T = qkv.shape[:2]
+        B, T, C3 = qkv.shape
+        y, lse = xp.empty((B, T, C3 // 3), qkv.dtype), xp.empty((B, n_head, T), qkv.dtype)
 
-        def split(a):
-            return a.reshape(B, T, n_head, -1).swapaxes(1, 2)
-
-        q, k, v = (xp.ascontiguousarray(split(a)) for a in xp.split(qkv, 3, axis=2))
-        scale = q.shape[3] ** -0.5
-        q *= scale
-        p = q @ k.swapaxes(2, 3)  # (B, H, queries, keys)
-        run("softmax", p)
-        y = p @ v
+        grid, block = (n_head, B), (-(-T // 32) * 32,)
+        start("attention", grid, block, (qkv, y, lse), T, n_head, floats=2 * T * D)
 
         def backward(dy):
             dqkv = xp.empty_like(qkv)
-            dq, dk, dv = (split(a) for a in xp.split(dqkv, 3, axis=2))
-            dy = xp.ascontiguousarray(split(dy))
-            ds = dy @ v.swapaxes(2, 3)
-            run("softmax_backward", p, ds)
-            dq[...] = ds @ k
-            dq *= scale
-            dk[...] = ds.swapaxes(2, 3) @ q
-            dv[...] = p.swapaxes(2, 3) @ dy
+            start("attention_backward", grid, block, (qkv, y, lse, dy, dqkv), T, n_head,
+                  floats=(4 * D + 2) * T)
             return dqkv
 
-        return xp.ascontiguousarray(y.swapaxes(1, 2)).reshape(B, T, -1), backward
+        return y, backward
 
-    return layernorm, attention
+    return column_sums, layernorm, attention
 
 
 class Muon:
@@ -210,7 +274,7 @@ class Muon:
         self.v = xp.zeros_like(self.p["adam"])
         self.params = self.named(self.p, groups, params)
         self.grads = self.named(self.g, groups, params)
-        self.steps, self.rates = 0, xp.zeros(3, np.float32)
+        self.steps = 0
 
     def named(self, arrays, groups, like):
         """Name -> view of the arrays of `groups`, with the shapes of `like`."""
@@ -222,14 +286,8 @@ class Muon:
                 start += like[name].size
         return views
 
-    def set_rates(self, lr, matrix_lr, b1=0.9, b2=0.98):
-        """The rates of the next step, on the GPU: a recorded step reads them there."""
-        self.steps += 1
-        put(self.rates, np.float32([lr / (1 - b1**self.steps), 1 / (1 - b2**self.steps),
-                                    matrix_lr]))
-
-    def update(self, grads, b1=0.9, b2=0.98, momentum=0.9):
-        xp, (lr, unbias, matrix_lr) = self.xp, (self.rates[i] for i in range(3))
+    def update(self, grads, lr, matrix_lr, b1=0.9, b2=0.98, momentum=0.9):
+        xp, self.steps = self.xp, self.steps + 1
         for name, grad in grads.items():
             self.grads[name][...] = grad
         norm = xp.sqrt(sum((g * g).sum() for g in self.g.values()))
@@ -239,7 +297,8 @@ class Muon:
             if key == "adam":
                 m += (1 - b1) * (g - m)
                 self.v += (1 - b2) * (g * g - self.v)
-                p -= lr * m / (xp.sqrt(self.v * unbias) + 1e-8)
+                p -= (lr / (1 - b1**self.steps) * m
+                      / (xp.sqrt(self.v / (1 - b2**self.steps)) + 1e-8))
             else:
                 m *= momentum
                 m += g
@@ -257,35 +316,6 @@ def orthogonalise(xp, x):
         P = 3.4445 * one - 4.7750 * A + 2.0315 * (A @ A)
         product, A = P if product is None else P @ product, P @ A @ P
     return product @ x
-
-
-def put(array, values):
-    """Fill an array of the GPU (or of a stand-in on the CPU) with NumPy's values."""
-    if hasattr(array, "set"):
-        array.set(values)
-    else:
-        array.view(np.ndarray)[...] = values
-
-
-def recorded(xp, step, pool=[]):
-    """The step as one CUDA graph, or as it is where it cannot be recorded.
-
-    Its memory stays in a pool of its own: nothing else may use it between two steps.
-    """
-    if not hasattr(xp, "cuda"):
-        return step
-    pool[:] = pool or [xp.cuda.MemoryPool()]
-    stream = xp.cuda.get_current_stream()
-    with xp.cuda.using_allocator(pool[0].malloc):
-        step()  # a real step: compiles, and fills the pool
-        try:
-            stream.begin_capture()
-            step()
-            graph = stream.end_capture()
-        except Exception as error:
-            print(f"not recorded: {error!r}", flush=True)
-            return step
-    return lambda: graph.launch(stream)
 
 
 def model_of(a):
@@ -309,24 +339,14 @@ def learn(a):
     except ImportError as error:
         sys.exit(f"gpu.py: {error}; it needs CuPy and an NVIDIA GPU")
     model = model_of(a)
-    if hasattr(xp, "cuda"):
-        xp.cuda.Stream(non_blocking=True).use()  # the default stream cannot be recorded
     host = getattr(xp, "asnumpy", np.asarray)
-    gpu, e, size = icl_on(xp), model.experiment, model.experiment.size
+    e, size = model.experiment, model.experiment.size
+    gpu = icl_on(xp, size.n_embd // size.n_head)
     initial = (icl.load_checkpoint(a.start)[0] if a.start
                else icl.init_params(e.config, e.stream(model.name, 0)))
     optimizer = Muon(xp, {name: xp.asarray(p) for name, p in initial.items()})
     params, rng = optimizer.params, e.stream(model.name, "training prompts", *a.part)
-    history, shown, done, inputs = xp.zeros(1 << 20, np.float32), (0, START), 0, None
-    loss = xp.zeros((), np.float32)
-
-    def step():
-        xs, ys, weights = inputs
-        predictions, backward = gpu.transformer(params, e.config, xs, ys)
-        error = predictions - ys
-        loss[...] = (weights * error * error).sum() / ys.size
-        optimizer.update(backward(weights * error * (2 / ys.size)))
-
+    history, shown, done = xp.zeros(1 << 20, np.float32), (0, START), 0
     model.path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         now = time.monotonic()
@@ -341,21 +361,13 @@ def learn(a):
                 sys.exit(f"{a.name} diverged")
         if progress >= 1:
             break
-        schedule = min(1, (done + 1) / size.warmup) * (1 - progress)
-        optimizer.set_rates(size.lr * schedule, size.matrix_lr * schedule)
-        batch = train.training_batch(model, progress, rng)
-        if inputs is None or inputs[0].shape != batch[0].shape:  # a new lesson has longer prompts
-            inputs = [xp.asarray(array) for array in batch]
-            launch = step
-            if a.graph and hasattr(xp, "cuda"):
-                launch = recorded(xp, step)  # which takes this step
-            else:
-                step()
-        else:
-            for array, values in zip(inputs, batch):
-                put(array, values)
-            launch()
-        history[done] = loss
+        fade = min(1, (done + 1) / size.warmup) * (1 - progress)
+        xs, ys, weights = map(xp.asarray, train.training_batch(model, progress, rng))
+        predictions, backward = gpu.transformer(params, e.config, xs, ys)
+        error = predictions - ys
+        history[done] = (weights * error * error).sum() / ys.size
+        optimizer.update(backward(weights * error * (2 / ys.size)), size.lr * fade,
+                         size.matrix_lr * fade)
         done += 1
     save(replace(model, steps=done), {name: host(p) for name, p in params.items()},
          host(history[:done]), now - START)
@@ -392,7 +404,6 @@ if __name__ == "__main__":
     add("--start", type=Path, help="a checkpoint to go on from")
     add("--seed", type=int, default=0)
     add("--measure", action="store_true", help="write the trained model's predictions file")
-    add("--no-graph", dest="graph", action="store_false", help="start each operation by itself")
     add("--backend", default="cupy", help="cupy, numpy or strict")
     add("--out", type=Path, required=True)
     a = parser.parse_args()
