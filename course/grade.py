@@ -17,6 +17,7 @@ import multiprocessing
 import os
 import pickle
 import sys
+import textwrap
 import time
 import types
 from pathlib import Path
@@ -162,7 +163,8 @@ def main():
     for exercise in a.exercises or CHECKS:
         for result in grade(a.folder.resolve(), exercise):
             results.append(result)
-            print("{score:4g} of {max_score:2g}  {name}: {output}".format(**result), flush=True)
+            line = "{score:4g} of {max_score:2g}  {name}: {output}".format(**result)
+            print(textwrap.fill(line, 100, subsequent_indent=" " * 12), flush=True)
     total, most = (sum(r[key] for r in results) for key in ("score", "max_score"))
     print(f"{total:4g} of {most:2g}")
     if a.json:
