@@ -613,7 +613,7 @@ def test_a_run_never_replaces_a_checkpoint_that_is_further_along(tmp_path):
         model.path.write_bytes(other.path.read_bytes())
         return numbers[0] < 20
 
-    raises(icl.Refused, lambda: train.train(model, report=meanwhile), str(model.path), "another")
+    raises(icl.Refused, lambda: train.train(model, go_on=meanwhile), str(model.path), "another")
     equal(model.reached(), 40, "steps in the checkpoint")
 
 def test_the_command_trains_measures_shows_and_again_changes_nothing(tmp_path):
@@ -672,7 +672,7 @@ def test_files_of_other_settings_are_refused_by_name(tmp_path):
 
 def test_a_state_of_training_that_cannot_be_is_refused_before_any(tmp_path):
     model = model_in(tmp_path)
-    train.train(model, report=lambda step, *_: step < 5)
+    train.train(model, go_on=lambda step, *_: step < 5)
     arrays = dict(np.load(model.path))
     for damage in (dict(losses=[1.0]), dict(losses=["a"] * 5), dict(rng=None), dict(seconds="1"),
                    dict(step=40), dict(step=-1), dict(settings=[])):

@@ -18,7 +18,7 @@ squares or the exact optimum. Three stages, with files between them, work on wha
 
 The first two are here, the third is results/report.py. A fourth, results/claims.py, judges whether
 the paper (arXiv 2311.00871) is right. Models train side by side, each in a process of its own on
-one core. Whatever ends a run, the same command goes on from its last checkpoints.
+one core (results/jobs.py). Whatever ends a run, the same command goes on from its last checkpoints.
 """
 import os
 
@@ -30,26 +30,22 @@ import contextlib
 import io
 import json
 import math
-import multiprocessing
-import multiprocessing.connection
-import multiprocessing.resource_tracker
 import platform
 import re
-import shutil
 import signal
 import sys
-import threading
 import time
 import zlib
 from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 
 import baselines
 import icl
+from results import jobs
 from tasks import (ConvexCombination, DenseLinear, Mixture, Sinusoid, SparseLinear, narrow,
                    plain_numbers, sample_prompts)
 
@@ -79,13 +75,13 @@ class Size:
     def check(self):
         """ValueError, by name, unless every field can be used."""
         plain_numbers(self)
-        rates = {"lr": (1e-30, 1e30), "matrix_lr": (1e-30, 1e30), "curriculum": (0.0, 0.99)}
+        reals = {"lr": (1e-30, 1e30), "matrix_lr": (1e-30, 1e30), "curriculum": (0, 0.99)}
         for name, value in asdict(self).items():
-            least, most = rates.get(name, (1, 1_000_000))
-            if name in ("sparse_points", "sine_points", "prompts"):
-                least = 2
-            if not isinstance(value, (int, type(least))) or not least <= value <= most:
-                raise ValueError(f"{name} must be from {least} to {most:,}, not {value!r}")
+            least = 2 if name in ("sparse_points", "sine_points", "prompts") else 1
+            low, high = reals.get(name, (least, 1_000_000))
+            kinds = (int, float) if name in reals else int
+            if not isinstance(value, kinds) or not low <= value <= high:
+                raise ValueError(f"{name} must be from {low} to {high:,}, not {value!r}")
         icl.Config(self.n_dims, self.sparse_points, self.n_layer, self.n_head, self.n_embd)
 
 
@@ -125,6 +121,11 @@ class Experiment:
     def config(self):
         return icl.Config(self.mixture.n_dims, self.n_points, self.size.n_layer, self.size.n_head,
                           self.size.n_embd)
+
+    @cached_property
+    def asked(self):
+        """What tells whether predictions are for today's sheets; other settings are the model's."""
+        return {"prompts": self.size.prompts, "nnz": self.size.nnz, "sheets": list(sheets_of(self))}
 
     def stream(self, *purpose):
         """A random generator for each purpose, so that evaluation cannot disturb training."""
@@ -248,7 +249,7 @@ def predictors_of(e, out):
     if e.mixture.n_dims == 1:
         untrained.append("Gaussian process")
     for name in steps:
-        if name in untrained or not re.fullmatch("'[A-Za-z0-9_ ]{1,50}'", repr(name)):
+        if name in untrained or not re.fullmatch("[A-Za-z0-9_ ]{1,50}", name):
             raise icl.Refused(f"{name!r} cannot name a model: use letters, digits, spaces and _")
     return [Predictor(e, name, steps.get(name, 0), out / e.name / f"{name.replace(' ', '-')}.npz")
             for name in [*steps, *untrained]]
@@ -289,11 +290,11 @@ def resume(model):
     return params, optimizer, rng, extra["losses"], extra["seconds"]
 
 
-def train(model, save_seconds=math.inf, report=lambda *numbers: True):
+def train(model, save_seconds=math.inf, go_on=lambda *numbers: True):
     """Train a model to its end, going on from its checkpoint if there is one.
 
-    After each step, report(step, loss minus the optimum's, seconds so far) says whether to go on.
-    What was reached is saved at the end, and about every save_seconds.
+    It is saved at the end, and about every save_seconds. After each step, go_on(step, loss minus
+    the optimum's, seconds so far) may say no: then what was reached is saved.
     """
     if model.reached() == model.steps:  # another run may have finished it meanwhile
         return
@@ -332,7 +333,7 @@ def train(model, save_seconds=math.inf, report=lambda *numbers: True):
             raise icl.Refused(f"{model.label} diverged at step {step} with seed {e.seed}: {error}; "
                               "lower the Size's learning rates") from error
         seconds += time.monotonic() - start
-        if not report(step, np.mean(losses[-50:]) - optimum(step), seconds):
+        if not go_on(step, np.mean(losses[-50:]) - optimum(step), seconds):
             break
         if time.monotonic() > saved + save_seconds:
             save()
@@ -341,7 +342,7 @@ def train(model, save_seconds=math.inf, report=lambda *numbers: True):
 
 
 def write_curve(path, losses, steps, optimum):
-    """The training curve as a CSV file of 200 rows: mean loss, and that minus the optimum's."""
+    """The training curve as a CSV file of some 200 rows: mean loss, and that minus the optimum's."""
     every, rows = max(1, steps // 200), ["step,loss,over_optimum\n"]
     for step in range(every, len(losses) + 1, every):
         loss = np.mean(losses[step - every:step])
@@ -357,17 +358,24 @@ def train_job(model, save_seconds, send):
     ended = []
     signal.signal(signal.SIGTERM, lambda *_: ended.append(True))
 
-    def report(*numbers):
-        with contextlib.suppress(BrokenPipeError):
+    def go_on(*numbers):
+        try:
             send(numbers)
-            return not ended
-        return False  # the parent was killed
+        except BrokenPipeError:  # the parent was killed
+            return False
+        return not ended
 
-    train(model, save_seconds, report)
+    train(model, save_seconds, go_on)
 
 
 def train_all(models, processes):
     """Train the models side by side, with one status line for all."""
+    for model in models:
+        resume(model)  # refuses what cannot be resumed
+        if step := model.reached():
+            print(f"{model.label} goes on from step {step:,} of {model.steps:,}", flush=True)
+    print(f"training {len(models)} models; shown: steps done, loss minus the optimum's loss",
+          flush=True)
     points = np.array([model.experiment.n_points for model in models])  # of a prompt
     steps = np.array([model.steps for model in models])
     at_start = [(model.reached(), 0.0, 0.0) for model in models]
@@ -384,7 +392,7 @@ def train_all(models, processes):
                                         if begun[i] else "starts") for i in working]
         return ": ".join([text, ", ".join(now)])
 
-    side_by_side([(train_job, model, SAVE_SECONDS) for model in models], processes, status)
+    jobs.side_by_side([(train_job, model, SAVE_SECONDS) for model in models], processes, status)
 
 
 # ------------------------------------------------------------------------------------- measuring
@@ -417,19 +425,19 @@ def sheets_of(e):
                 which = np.arange(len(xs)), rng.integers(at[-1], size=len(xs))
                 xs[:, -1], ys[:, -1] = xs[which], ys[which]
             sheets[f"{sweep}-{x:g}"] = Sheet(c, xs, ys, at)
-    for name, (title, weight) in PICTURES.items() if e.mixture.n_dims == 1 else ():
-        c, rng = ConvexCombination(*e.classes.values(), weight), e.stream("functions", title)
-        f, n = c.sample(rng, 1), min(10, e.n_points - 1)  # one function, n examples of it, and
-        examples, grid = rng.uniform(-2.2, 2.2, n), np.linspace(-2.5, 2.5, 101)  # 101 queries
-        xs = np.float32([[*examples, x] for x in np.float32(grid)])[..., None]  # (101, n + 1, 1)
-        ys = np.float32(f(xs.reshape(1, -1, 1)).reshape(len(grid), -1))
-        sheets[name] = Sheet(c, xs, ys, [n])
+    if e.mixture.n_dims == 1:
+        for name, (title, weight) in PICTURES.items():
+            c = ConvexCombination(*e.classes.values(), weight)
+            sheets[name] = picture(c, e.stream("functions", title), min(10, e.n_points - 1))
     return sheets
 
 
-def asked_of(e):
-    """What tells whether predictions are for today's sheets; other settings are the model's."""
-    return {"prompts": e.size.prompts, "nnz": e.size.nnz, "sheets": list(sheets_of(e))}
+def picture(c, rng, n):
+    """Sheet of one function of a class: n examples of it, the same ones before 101 queries."""
+    f, examples, queries = c.sample(rng, 1), rng.uniform(-2.2, 2.2, n), np.linspace(-2.5, 2.5, 101)
+    xs = np.float32([[*examples, x] for x in np.float32(queries)])[..., None]  # (101, n + 1, 1)
+    ys = np.float32(f(xs.reshape(1, -1, 1)).reshape(len(xs), -1))
+    return Sheet(c, xs, ys, [n])
 
 
 def computed(e, name, key, sheet):
@@ -472,7 +480,7 @@ def measure(e, name, model=None):
     mixture, SHEET/optimum.
     """
     sheets, c, arrays = sheets_of(e), e.pretraining.get(name), {}
-    facts = {"size": asdict(e.size), "asked": asked_of(e)}
+    facts = {"size": asdict(e.size), "asked": e.asked}
     if model:
         facts["noise"] = label_noise(e, name, model)
         s = facts["noise"]["pretraining"][0]
@@ -538,98 +546,12 @@ def is_due(p):
         return finished
     facts, _ = read_predictions(p.predictions)
     p.refuse_others(p.predictions, facts)
-    current = facts["asked"] == asked_of(p.experiment)
+    current = facts["asked"] == p.experiment.asked
     if not finished and not current:
-        raise icl.Refused(f"{p.predictions} is for other prompts, and there is no {p.path}")
+        raise icl.Refused(f"{p.predictions} is for other prompts, and there is no "
+                          f"finished {p.path}")
     newer = p.path.exists() and p.path.stat().st_mtime > p.predictions.stat().st_mtime
     return finished and (newer or not current)
-
-
-# ------------------------------------------------------------------------------------- processes
-# Nothing here is about learning: it is how jobs share the cores, and how Ctrl-C ends them.
-
-SECONDS_TO_SAVE = 5  # before a process is killed that was told to stop
-
-
-def side_by_side(jobs, processes, status):
-    """Run jobs (function, *arguments), each in a process of its own. A job writes its own results.
-
-    Each gets one argument more, a function that sends. status(indices of jobs under way, index ->
-    what a job sent last) is what to show. A job's icl.Refused or OSError ends all and is raised.
-    """
-    spawn, waiting, working = multiprocessing.get_context("spawn"), list(enumerate(jobs)), {}
-    terminal, said, sent, stops = sys.stdout and sys.stdout.isatty(), time.monotonic(), {}, []
-    in_main = threading.current_thread() is threading.main_thread()
-    if in_main:  # Ctrl-C reaches no other
-        before = signal.signal(signal.SIGINT, lambda *_: stops.append(True))
-    try:
-        while (waiting or working) and not stops:
-            while waiting and len(working) < processes:
-                i, job = waiting.pop(0)
-                receiver, sender = spawn.Pipe(duplex=False)
-                process = spawn.Process(target=work, args=(sender, *job), daemon=True)
-                start(process)
-                sender.close()  # only the process has it: where it ends, the pipe ends
-                working[receiver] = i, process
-            if time.monotonic() > said + (0.2 if terminal else 10):
-                said = time.monotonic()
-                show_status(status([i for i, _ in working.values()], sent))
-            for receiver in multiprocessing.connection.wait(list(working), 0.2):
-                i, process = working[receiver]
-                try:
-                    sent[i] = receiver.recv()
-                except EOFError:
-                    del working[receiver]
-                    process.join()
-                    if process.exitcode:  # a negative one: killed; this error is an OSError, too
-                        raise ChildProcessError(
-                            f"a process ended with exit code {process.exitcode}; unless it said "
-                            "why, the same command goes on") from None
-                if isinstance(sent.get(i), Exception):  # why the job could not be done
-                    raise sent[i]
-    finally:
-        for _, process in working.values():
-            process.terminate()
-        for _, process in working.values():
-            process.join(SECONDS_TO_SAVE)
-            process.kill()  # if it was stopped, say
-            process.join()
-        if in_main:
-            signal.signal(signal.SIGINT, before)
-    if stops:
-        raise KeyboardInterrupt
-    show_status("")
-
-
-def start(process):
-    """Start a process with Ctrl-C blocked, which it inherits: only the parent handles that."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        return process.start()
-    multiprocessing.resource_tracker.ensure_running()  # which would unblock it, if it came later
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        process.start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
-
-
-@np.errstate(all="ignore")  # what is not finite is told in words
-def work(sender, function, *arguments):
-    """Run a job in its process; an error that its user can mend is sent to the parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        function(*arguments, sender.send)
-    except (icl.Refused, OSError) as error:
-        with contextlib.suppress(BrokenPipeError):  # the parent was killed
-            sender.send(error)
-
-
-def show_status(line):
-    """Show a line that renews itself on a terminal, and a plain one elsewhere."""
-    if sys.stdout and sys.stdout.isatty():
-        print(f"{line[:shutil.get_terminal_size().columns - 1]}\x1b[K", end="\r", flush=True)
-    elif line:
-        print(line, flush=True)
 
 
 # ---------------------------------------------------------------------------------- command line
@@ -685,32 +607,31 @@ def choose(a):
     return shown, models, chosen
 
 
+def refuse_others(predictors, out):
+    """icl.Refused, by name, if there are files in the way: damaged, or made with other settings."""
+    for p in predictors:
+        is_due(p)
+    for path in out.glob("*/*.predictions.npz"):
+        read_predictions(path)
+
+
 def stages(a):
     """Train what is still to be trained, measure what is not yet measured, show what there is."""
     from results import report  # here, as it imports this module
     experiments, models, chosen = choose(a)
     predictors = [p for e in experiments for p in predictors_of(e, a.out)]
     predictors.sort(key=lambda p: -p.experiment.n_points * p.steps)  # the longest jobs first
-    for p in predictors:
-        is_due(p)  # refuses another run's files
-    for path in a.out.glob("*/*.predictions.npz"):
-        read_predictions(path)  # refuses damaged ones
+    refuse_others(predictors, a.out)
+    print(f"{a.size} size into {a.out}, seed {a.seed}, NumPy {np.__version__}")
     todo = [p for p in predictors if p in chosen and p.reached() < p.steps
             and not p.predictions.is_file()]
-    print(f"{a.size} size into {a.out}, seed {a.seed}, NumPy {np.__version__}")
     if todo:
         for e in experiments:
             report.rehearse(e, a.out)
-        for model in todo:
-            resume(model)  # refuses what cannot be resumed
-            if step := model.reached():
-                print(f"{model.label} goes on from step {step:,} of {model.steps:,}", flush=True)
-        print(f"training {len(todo)} models; shown: steps done, loss minus the optimum's loss",
-              flush=True)
         train_all(todo, a.processes)
     due = [p for p in predictors if is_due(p)]
-    side_by_side([(measure_job, p) for p in due], a.processes,
-                 lambda _, sent: f"measuring: {len(sent)} of {len(due)} predictors done")
+    jobs.side_by_side([(measure_job, p) for p in due], a.processes,
+                      lambda _, sent: f"measuring: {len(sent)} of {len(due)} predictors done")
     report.show(a.out)
     if missing := [model.label for model in models if not model.predictions.is_file()]:
         print(f"not trained yet, so not shown: {', '.join(missing)}", flush=True)

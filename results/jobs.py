@@ -1,0 +1,101 @@
+"""Jobs side by side: how train.py shares the cores, and how Ctrl-C ends it.
+
+Nothing here is about learning. A job is a function of a module and its arguments; it runs in a
+process of its own and writes its own results, so that it can be ended at any time.
+"""
+import contextlib
+import multiprocessing
+import multiprocessing.connection
+import multiprocessing.resource_tracker
+import shutil
+import signal
+import sys
+import threading
+import time
+
+import numpy as np
+
+import icl
+
+SECONDS_TO_SAVE = 30  # before a process is killed that was told to stop: a step, and a save
+
+
+def side_by_side(jobs, processes, status):
+    """Run jobs (function, *arguments), each in a process of its own. A job writes its own results.
+
+    Each gets one argument more, a function that sends. status(indices of jobs under way, index ->
+    what a job sent last) is what to show. A job's icl.Refused or OSError ends all and is raised.
+    """
+    spawn, waiting, working = multiprocessing.get_context("spawn"), list(enumerate(jobs)), {}
+    terminal, said, sent, stops = sys.stdout and sys.stdout.isatty(), time.monotonic(), {}, []
+    in_main = threading.current_thread() is threading.main_thread()
+    if in_main:  # Ctrl-C reaches no other
+        before = signal.signal(signal.SIGINT, lambda *_: stops.append(True))
+    try:
+        while (waiting or working) and not stops:
+            while waiting and len(working) < processes:
+                i, job = waiting.pop(0)
+                receiver, sender = spawn.Pipe(duplex=False)
+                process = spawn.Process(target=work, args=(sender, *job), daemon=True)
+                start(process)
+                sender.close()  # only the process has it: where it ends, the pipe ends
+                working[receiver] = i, process
+            if time.monotonic() > said + (0.2 if terminal else 10):
+                said = time.monotonic()
+                show_status(status([i for i, _ in working.values()], sent))
+            for receiver in multiprocessing.connection.wait(list(working), 0.2):
+                i, process = working[receiver]
+                try:
+                    sent[i] = receiver.recv()
+                except EOFError:
+                    del working[receiver]
+                    process.join()
+                    if process.exitcode:  # a negative one: killed; this error is an OSError, too
+                        raise ChildProcessError(
+                            f"a process ended with exit code {process.exitcode}; unless it said "
+                            "why, the same command goes on") from None
+                if isinstance(sent.get(i), Exception):  # why the job could not be done
+                    raise sent[i]
+    finally:
+        for _, process in working.values():
+            process.terminate()
+        for _, process in working.values():
+            process.join(SECONDS_TO_SAVE)
+            process.kill()  # if it was stopped, say
+            process.join()
+        if in_main:
+            signal.signal(signal.SIGINT, before)
+    if stops:
+        raise KeyboardInterrupt
+    show_status("")
+
+
+def start(process):
+    """Start a process with Ctrl-C blocked, which it inherits: only the parent handles that."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        return process.start()
+    multiprocessing.resource_tracker.ensure_running()  # which would unblock it, if it came later
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+
+
+@np.errstate(all="ignore")  # what is not finite is told in words
+def work(sender, function, *arguments):
+    """Run a job in its process; an error that its user can mend is sent to the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        function(*arguments, sender.send)
+    except (icl.Refused, OSError) as error:
+        with contextlib.suppress(BrokenPipeError):  # the parent was killed
+            sender.send(error)
+
+
+def show_status(line):
+    """Show a line that renews itself on a terminal, and a plain one elsewhere."""
+    if sys.stdout and sys.stdout.isatty():
+        print(f"{line[:shutil.get_terminal_size().columns - 1]}\x1b[K", end="\r", flush=True)
+    elif line:
+        print(line, flush=True)
