@@ -290,6 +290,21 @@ def resume(model):
     return params, optimizer, rng, extra["losses"], extra["seconds"]
 
 
+def optimal_loss(model):
+    """A function of a step: the exact optimum's loss on what the model is trained on in it."""
+    of_dims, e = {}, model.experiment
+
+    def optimum(step):
+        c, n_points = lesson(model, (step - 1) / model.steps)
+        if c.n_dims not in of_dims:
+            xs, ys = sample_prompts(c, e.stream(model.name, "optimum"), 2000, n_points)
+            optimal = baselines.bayes(c)(xs, ys)
+            of_dims[c.n_dims] = np.mean(icl.loss_weights(xs, ys) * (optimal - ys) ** 2)
+        return of_dims[c.n_dims]
+
+    return optimum
+
+
 def train(model, save_seconds=math.inf, go_on=lambda *numbers: True):
     """Train a model to its end, going on from its checkpoint if there is one.
 
@@ -298,17 +313,8 @@ def train(model, save_seconds=math.inf, go_on=lambda *numbers: True):
     """
     if model.reached() == model.steps:  # another run may have finished it meanwhile
         return
-    e, size, optima = model.experiment, model.experiment.size, {}
+    e, size, optimum = model.experiment, model.experiment.size, optimal_loss(model)
     params, optimizer, rng, losses, seconds = resume(model)
-
-    def optimum(step):
-        """The loss of the exact optimum on what the model is trained on in a step."""
-        c, n_points = lesson(model, (step - 1) / model.steps)
-        if c.n_dims not in optima:
-            xs, ys = sample_prompts(c, e.stream(model.name, "optimum"), 2000, n_points)
-            optimal = baselines.bayes(c)(xs, ys)
-            optima[c.n_dims] = np.mean(icl.loss_weights(xs, ys) * (optimal - ys) ** 2)
-        return optima[c.n_dims]
 
     def save():
         if (reached := model.reached()) > len(losses):
@@ -342,7 +348,7 @@ def train(model, save_seconds=math.inf, go_on=lambda *numbers: True):
 
 
 def write_curve(path, losses, steps, optimum):
-    """The training curve as a CSV file of some 200 rows: mean loss, and that minus the optimum's."""
+    """The training curve as a CSV file of 200 rows: mean loss, and that minus the optimum's."""
     every, rows = max(1, steps // 200), ["step,loss,over_optimum\n"]
     for step in range(every, len(losses) + 1, every):
         loss = np.mean(losses[step - every:step])

@@ -375,10 +375,8 @@ def learn(a):
 
 def save(model, params, losses, seconds):
     """The curve of training, as train.train writes it, and the checkpoint, whole and in parts."""
-    every = max(1, model.steps // 200)
-    rows = [f"{i},{np.mean(losses[i - every:i]):.9g}\n"
-            for i in range(every, len(losses) + 1, every)]
-    model.path.with_suffix(".csv").write_text("".join(["step,loss\n", *rows]))
+    train.write_curve(model.path.with_suffix(".csv"), losses, model.steps,
+                      train.optimal_loss(model))
     icl.save_checkpoint(model.path, params, model.experiment.config, step=model.steps,
                         seconds=seconds, settings=model.settings)
     data, part = model.path.read_bytes(), 15 << 20
