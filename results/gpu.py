@@ -321,7 +321,7 @@ def orthogonalise(xp, x):
 def model_of(a):
     """What train.py calls a Predictor: the model that the arguments name, at their size."""
     experiment = a.name.split("/")[0]
-    fields = "batch", "curriculum", "first_dims", "n_layer", "n_head", "n_embd"
+    fields = "batch", "curriculum", "first_dims", "n_layer", "n_head", "n_embd", "prompts"
     given = {field: value for field in fields if (value := getattr(a, field)) is not None}
     size = replace(train.SIZES[a.size], **given)
     size = replace(size, lr=size.lr * a.rates, matrix_lr=size.matrix_lr * a.rates)
@@ -392,6 +392,7 @@ if __name__ == "__main__":
     add("--steps", type=int)
     add("--seconds", type=float, help="from the program's start to the end of training")
     add("--batch", type=int, help="prompts a step (default: the size's)")
+    add("--prompts", type=int, help="to measure on (default: the size's)")
     add("--curriculum", type=float)
     add("--first-dims", type=int)
     add("--n-layer", type=int)
