@@ -72,9 +72,11 @@ class Size:
     first_dims: int = 5       # where it begins; nothing is easier where there are no more
     prompts: int = 2000       # to evaluate on; half as many for each place of a sweep
 
+    def __post_init__(self):
+        plain_numbers(self)
+
     def check(self):
         """ValueError, by name, unless every field can be used."""
-        plain_numbers(self)
         reals = {"lr": (1e-30, 1e30), "matrix_lr": (1e-30, 1e30), "curriculum": (0, 0.99)}
         for name, value in asdict(self).items():
             least = 2 if name in ("sparse_points", "sine_points", "prompts") else 1
@@ -516,14 +518,14 @@ def measure_job(p, send):
         if extra["step"] != p.steps:  # another run put it there meanwhile
             raise icl.Refused(f"{p.path} is not trained to its end")
         model, made["seconds"] = partial(icl.predict, params, p.experiment.config), extra["seconds"]
-        if (curve := p.path.with_suffix(".csv")).is_file():
-            rows = np.loadtxt(curve, delimiter=",", skiprows=1, ndmin=2)
-            made["curve"] = rows[:, ::2].tolist()  # step, loss over the optimum's
+        with contextlib.suppress(OSError, ValueError):  # it may be gone, or older
+            made["curve"] = np.loadtxt(p.path.with_suffix(".csv"), delimiter=",", skiprows=1,
+                                       usecols=(0, 2), ndmin=2).tolist()  # step, over_optimum
     facts, arrays = measure(p.experiment, p.name, model)
     packed = io.BytesIO()
     np.savez(packed, header=np.array(json.dumps(facts | made)), **arrays)
     p.path.parent.mkdir(parents=True, exist_ok=True)
-    icl.write_whole(p.predictions, packed.getbuffer())
+    icl.write_whole(p.predictions, packed.getvalue())
     send(p.label)
 
 
@@ -535,10 +537,10 @@ def read_predictions(path):
         with np.load(path, allow_pickle=False) as npz:
             arrays = dict(npz)
         facts = json.loads(str(arrays.pop("header")))
-        Size(**facts["size"]), facts["asked"]["sheets"], facts["settings"]["seed"]  # each raises
+        Size(**facts["size"])  # this and each line below: an error where that is not there
+        facts["asked"]["sheets"], facts["settings"]["seed"], float(facts.get("seconds", 0))
         np.array([*facts.get("noise", {}).values()], float).reshape(-1, 3)
         np.array(facts.get("curve", []), float).reshape(-1, 2)
-        float(facts.get("seconds", 0))
     except Exception as error:  # whatever a stranger's file can cause
         raise icl.Refused(f"{path} is not a predictions file that can be used: "
                           f"{str(error) or repr(error)}".split("\n")[0]) from error
