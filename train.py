@@ -38,7 +38,7 @@ import time
 import zlib
 from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +54,7 @@ from tasks import (ConvexCombination, DenseLinear, Mixture, Sinusoid, SparseLine
 
 @dataclass(frozen=True)
 class Size:
-    """How big a run is. The learning rates rise linearly, then fall linearly to zero."""
+    """How big a run is. The learning rates rise over `warmup` steps, and fall linearly to zero."""
     n_layer: int
     n_head: int
     n_embd: int
@@ -126,7 +126,7 @@ class Experiment:
 
     @cached_property
     def asked(self):
-        """What tells whether predictions are for today's sheets; other settings are the model's."""
+        """What identifies the prompts of evaluation; for others, predictors are measured again."""
         return {"prompts": self.size.prompts, "nnz": self.size.nnz, "sheets": list(sheets_of(self))}
 
     def stream(self, *purpose):
@@ -208,9 +208,10 @@ class Predictor:
 
     def refuse_others(self, path, facts):
         """icl.Refused, by name, if a file was made with other settings."""
-        made = facts["settings"] if isinstance(facts.get("settings"), dict) else {}
+        made = {"curriculum": 0.0}  # files of before the curriculum do not name it
+        made |= facts["settings"] if isinstance(facts.get("settings"), dict) else {}
         for name, value in self.settings.items():
-            if made.get(name, 0.0) != value:  # files of before the curriculum do not name it
+            if name not in made or made[name] != value:
                 raise icl.Refused(f"{path} was made with {name} = {made.get(name)}, not {value}: "
                                   "choose another --out, or the same settings")
 
@@ -222,20 +223,24 @@ class Predictor:
         params, config, extra = icl.load_checkpoint(self.path, optimizer)
         self.refuse_others(self.path, extra)
         try:
-            step, seconds, losses = extra["step"], extra["seconds"], extra.get("losses")
-            checks = [config == self.experiment.config, 0 <= step <= self.steps,
-                      0 <= seconds <= 1e5 * step]
-            if step < self.steps or losses:  # a finished model keeps no losses
-                checks += [len(losses) == step, all(type(loss) is float for loss in losses)]
+            possible = config == self.experiment.config and self.can_be(extra)
             if optimizer:
                 rng.bit_generator.state = extra["rng"]
                 squares = [a for name, a in optimizer.state.items() if name.startswith("v.")]
-                checks += [optimizer.state["t"] == step, min(a.min() for a in squares) >= 0]
-            if not all(checks):
-                raise ValueError(f"its numbers are not those of {step} steps of training")
-        except Exception as error:  # whatever a stranger's file can cause
-            raise icl.Refused(f"{self.path} cannot be resumed: {error!r}") from error
+                possible &= optimizer.state["t"] == extra["step"] and min(map(np.min, squares)) >= 0
+        except Exception:  # whatever a stranger's file can cause
+            possible = False
+        if not possible:
+            raise icl.Refused(f"{self.path} holds no state that training can be in")
         return params, extra
+
+    def can_be(self, extra):
+        """Whether training can have reached what a checkpoint says."""
+        step, seconds, losses = extra["step"], extra["seconds"], extra.get("losses")
+        if step == self.steps and not losses:  # a finished model keeps no losses
+            losses = [0.0] * step
+        return (0 <= step <= self.steps and 0 <= seconds <= 1e5 * step and len(losses) == step
+                and all(type(loss) is float for loss in losses))
 
     def reached(self):
         """The step that its checkpoint has reached; 0 without one."""
@@ -293,16 +298,16 @@ def resume(model):
 
 
 def optimal_loss(model):
-    """A function of a step: the exact optimum's loss on what the model is trained on in it."""
-    of_dims, e = {}, model.experiment
+    """A function (first, last): the exact optimum's mean loss on the lessons of these steps."""
+    @cache
+    def of_lesson(c, n_points):
+        rng = model.experiment.stream(model.name, "optimum")
+        xs, ys = sample_prompts(c, rng, 2000, n_points)
+        return np.mean(icl.loss_weights(xs, ys) * (baselines.bayes(c)(xs, ys) - ys) ** 2)
 
-    def optimum(step):
-        c, n_points = lesson(model, (step - 1) / model.steps)
-        if c.n_dims not in of_dims:
-            xs, ys = sample_prompts(c, e.stream(model.name, "optimum"), 2000, n_points)
-            optimal = baselines.bayes(c)(xs, ys)
-            of_dims[c.n_dims] = np.mean(icl.loss_weights(xs, ys) * (optimal - ys) ** 2)
-        return of_dims[c.n_dims]
+    def optimum(first, last):
+        steps = range(first, last + 1)
+        return np.mean([of_lesson(*lesson(model, (step - 1) / model.steps)) for step in steps])
 
     return optimum
 
@@ -341,7 +346,7 @@ def train(model, save_seconds=math.inf, go_on=lambda *numbers: True):
             raise icl.Refused(f"{model.label} diverged at step {step} with seed {e.seed}: {error}; "
                               "lower the Size's learning rates") from error
         seconds += time.monotonic() - start
-        if not go_on(step, np.mean(losses[-50:]) - optimum(step), seconds):
+        if not go_on(step, np.mean(losses[-50:]) - optimum(step, step), seconds):
             break
         if time.monotonic() > saved + save_seconds:
             save()
@@ -350,18 +355,20 @@ def train(model, save_seconds=math.inf, go_on=lambda *numbers: True):
 
 
 def write_curve(path, losses, steps, optimum):
-    """The training curve as a CSV file of 200 rows: mean loss, and that minus the optimum's."""
+    """The training curve as a CSV file: mean loss of each half a percent of the steps, and that
+    minus the optimum's."""
     every, rows = max(1, steps // 200), ["step,loss,over_optimum\n"]
     for step in range(every, len(losses) + 1, every):
         loss = np.mean(losses[step - every:step])
-        rows.append(f"{step},{loss:.9g},{loss - optimum(step):.9g}\n")
+        rows.append(f"{step},{loss:.9g},{loss - optimum(step - every + 1, step):.9g}\n")
     icl.write_whole(path, "".join(rows).encode())
 
 
 def train_job(model, save_seconds, send):
     """`train` in a process of its own, which sends its numbers after each step.
 
-    When the parent ends it (SIGTERM) or is gone, it saves the step that it has reached.
+    When the parent is gone, or ends it (by SIGTERM, which Windows has not), it saves the step that
+    it has reached.
     """
     ended = []
     signal.signal(signal.SIGTERM, lambda *_: ended.append(True))
@@ -392,7 +399,7 @@ def train_all(models, processes):
         step, over, seconds = np.array([sent.get(i, at_start[i]) for i in range(len(models))]).T
         left, begun = points * (steps - step), seconds > 0
         text = f"{(step == steps).sum()}/{len(models)} done"
-        if begun.any():  # a point takes as long as so far; models are shared out evenly
+        if begun.any():  # a point of a prompt will take as long as it took on average so far
             pace = seconds[begun].sum() / (points * step)[begun].sum()
             seconds_left = round(pace * max(left.max(), left.sum() / processes))
             text += f", {timedelta(seconds=seconds_left)} left"
@@ -406,8 +413,9 @@ def train_all(models, processes):
 # ------------------------------------------------------------------------------------- measuring
 
 OWN, MIXED = "optimum for these functions", "optimum of the mixture"
+# Sheet: title, which names its random stream, too; weight of the line.
 PICTURES = {"functions-1": ("a line", 1.0), "functions-2": ("a sinusoid", 0.0),
-            "functions-3": ("half of each", 0.5)}  # sheet: title, weight of the line
+            "functions-3": ("half of each", 0.5)}
 
 
 @dataclass(frozen=True)
@@ -482,31 +490,34 @@ def label_noise(e, name, model):
 def measure(e, name, model=None):
     """What a predictor answers: facts about it, and an array (B, A) for each sheet.
 
-    With the model of a mixture go ideal learners, optima that believe labels to be as noisy as the
-    model's effective label noise: SHEET/wary reads the prompt's own labels; on ICL sheets,
-    SHEET/noisy reads labels with such noise. With the wide one goes the exact optimum of its
-    mixture, SHEET/optimum.
+    With the mixture model go ideal learners, SHEET/wary and SHEET/noisy, as they need to know its
+    effective label noise; with the wide one the exact optimum of its mixture, SHEET/optimum.
     """
-    sheets, c, arrays = sheets_of(e), e.pretraining.get(name), {}
-    facts = {"size": asdict(e.size), "asked": e.asked}
+    facts, arrays = {"size": asdict(e.size), "asked": e.asked}, {}
     if model:
         facts["noise"] = label_noise(e, name, model)
-        s = facts["noise"]["pretraining"][0]
-        noise = float(np.nan_to_num(s, nan=1.0, posinf=1.0))  # 1 is the largest that was tried
-        learner = baselines.bayes(c, noise)
-    for key, sheet in sheets.items():
-        xs, ys, answers = sheet.xs, sheet.ys, {}
+    for key, sheet in sheets_of(e).items():
+        answers = {}
         if predict := model or computed(e, name, key, sheet):
-            answers[key] = predict(xs, ys)
-        if model and isinstance(c, Mixture):
-            answers[f"{key}/wary"] = learner(xs, ys)
-            if key.startswith("icl-"):
-                z = e.stream(key, "label noise").standard_normal(ys.shape)
-                answers[f"{key}/noisy"] = learner(xs, ys + noise * z)
-            if name == "wide":
-                answers[f"{key}/optimum"] = baselines.bayes(c)(xs, ys)
+            answers[key] = predict(sheet.xs, sheet.ys)
+        if model and name == "mixture":
+            answers |= ideal_learners(e, facts["noise"]["pretraining"][0], key, sheet)
+        if model and name == "wide":
+            answers[f"{key}/optimum"] = baselines.bayes(e.pretraining[name])(sheet.xs, sheet.ys)
         arrays |= {kind: np.float32(a[:, sheet.at]) for kind, a in answers.items()}
     return facts, arrays
+
+
+def ideal_learners(e, s, key, sheet):
+    """Answers of optima of the mixture that believe labels to have noise of standard deviation s:
+    one reads the prompt's own labels; on ICL sheets, another reads labels with such noise."""
+    s = float(np.nan_to_num(s, nan=1.0, posinf=1.0))  # 1 is the largest that was tried
+    learner, answers = baselines.bayes(e.pretraining["mixture"], s), {}
+    answers[f"{key}/wary"] = learner(sheet.xs, sheet.ys)
+    if key.startswith("icl-"):
+        z = e.stream(key, "label noise").standard_normal(sheet.ys.shape)
+        answers[f"{key}/noisy"] = learner(sheet.xs, sheet.ys + s * z)
+    return answers
 
 
 def measure_job(p, send):
@@ -549,17 +560,26 @@ def read_predictions(path):
 
 def is_due(p):
     """Whether a predictor is to be measured, once or again. Only a finished model ever is."""
-    finished = p.reached() == p.steps  # what nobody trains has 0 steps
+    if p.reached() < p.steps:  # what nobody trains has 0 steps
+        return False
     if not p.predictions.is_file():
-        return finished
-    facts, _ = read_predictions(p.predictions)
-    p.refuse_others(p.predictions, facts)
-    current = facts["asked"] == p.experiment.asked
-    if not finished and not current:
-        raise icl.Refused(f"{p.predictions} is for other prompts, and there is no "
-                          f"finished {p.path}")
+        return True
     newer = p.path.exists() and p.path.stat().st_mtime > p.predictions.stat().st_mtime
-    return finished and (newer or not current)
+    return newer or read_predictions(p.predictions)[0]["asked"] != p.experiment.asked
+
+
+def check_files(predictors, out):
+    """icl.Refused, by name, if there are files in the way: damaged, or made with other settings."""
+    for path in out.glob("*/*.predictions.npz"):
+        read_predictions(path)
+    for p in predictors:
+        finished = p.reached() == p.steps
+        if p.predictions.is_file():
+            facts, _ = read_predictions(p.predictions)
+            p.refuse_others(p.predictions, facts)
+            if facts["asked"] != p.experiment.asked and not finished:
+                raise icl.Refused(f"{p.predictions} is for other prompts, and there is no finished "
+                                  f"{p.path}")
 
 
 # ---------------------------------------------------------------------------------- command line
@@ -615,21 +635,13 @@ def choose(a):
     return shown, models, chosen
 
 
-def refuse_others(predictors, out):
-    """icl.Refused, by name, if there are files in the way: damaged, or made with other settings."""
-    for p in predictors:
-        is_due(p)
-    for path in out.glob("*/*.predictions.npz"):
-        read_predictions(path)
-
-
 def stages(a):
     """Train what is still to be trained, measure what is not yet measured, show what there is."""
     from results import report  # here, as it imports this module
     experiments, models, chosen = choose(a)
     predictors = [p for e in experiments for p in predictors_of(e, a.out)]
     predictors.sort(key=lambda p: -p.experiment.n_points * p.steps)  # the longest jobs first
-    refuse_others(predictors, a.out)
+    check_files(predictors, a.out)
     print(f"{a.size} size into {a.out}, seed {a.seed}, NumPy {np.__version__}")
     todo = [p for p in predictors if p in chosen and p.reached() < p.steps
             and not p.predictions.is_file()]
@@ -637,6 +649,7 @@ def stages(a):
         for e in experiments:
             report.rehearse(e, a.out)
         train_all(todo, a.processes)
+    check_files(predictors, a.out)  # another run may have written some meanwhile
     due = [p for p in predictors if is_due(p)]
     jobs.side_by_side([(measure_job, p) for p in due], a.processes,
                       lambda _, sent: f"measuring: {len(sent)} of {len(due)} predictors done")
@@ -646,7 +659,7 @@ def stages(a):
 
 
 def main(argv=None):
-    """One run. Exit status: 0, 2 for an error that its user can mend, or 130 for Ctrl-C."""
+    """One run. Exit status: 0, 2 for an error that a line can tell, or 130 for Ctrl-C."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold what no text can
     try:
