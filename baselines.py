@@ -200,7 +200,7 @@ def _recursion(groups, xs, ys):
     """The formulas of `bayes`, for one chunk of prompts; each group: M hypotheses, F features."""
     with np.errstate(divide="ignore"):  # a prior probability may be zero
         log_weights = [np.log(h.prior)[:, None] + np.zeros(len(xs)) for h in groups]  # (M, B) each
-    shapes = [h.features(xs[:, 0]).shape for h in groups]  # (F, M, B) each
+    shapes = [h.features(xs[:, 0].copy()).shape for h in groups]  # (F, M, B) each
     means = [np.zeros(shape) for shape in shapes]
     covariances = [np.tile(np.eye(F)[:, :, None, None], (1, 1, M, B)) for F, M, B in shapes]
     predictions, parts = np.zeros(ys.shape), np.zeros((len(groups), *ys.shape))
@@ -209,7 +209,7 @@ def _recursion(groups, xs, ys):
         weights = [np.exp(lw - top) for lw in log_weights]
         total = sum(weight.sum(0) for weight in weights)
         for i, h in enumerate(groups):
-            phi = h.features(xs[:, k])  # (F, M, B)
+            phi = h.features(xs[:, k].copy())  # (F, M, B); it may be one of your own
             m, P = means[i], covariances[i]
             mean = (phi * m).sum(0)  # (M, B)
             predictions[:, k] += (weights[i] * mean).sum(0) / total

@@ -419,8 +419,18 @@ def write_whole(path, data):
         temporary.unlink(missing_ok=True)
 
 
+def check_arrays(arrays, shapes):
+    """ValueError, by name, unless these are finite float32 arrays of these shapes."""
+    for name, shape in shapes.items():
+        a = arrays.get(name)
+        if (np.shape(a), getattr(a, "dtype", 0)) != (shape, np.float32) or not np.isfinite(a).all():
+            raise ValueError(f"array {name} is not finite float32{shape}")
+
+
 def save_checkpoint(path, params, config, optimizer=None, **extra):
-    """Write a run's parameters, its optimiser's state and `extra`, which JSON can hold."""
+    """Write a run's parameters, its optimiser's state and `extra`, which JSON can hold.
+    ValueError, and nothing is written, unless the parameters are the config's and finite."""
+    check_arrays(params, config.shapes())
     arrays = {f"params/{name}": p for name, p in params.items()}
     arrays |= {f"optimizer/{name}": a for name, a in (optimizer.state if optimizer else {}).items()}
     header = json.dumps({"format": 1, "config": asdict(config), "extra": extra}, allow_nan=False)
@@ -453,9 +463,7 @@ def load_checkpoint(path, optimizer=None):
         shapes = {f"params/{name}": shape for name, shape in config.shapes().items()}
         shapes |= {f"optimizer/{name}": a.shape for name, a in state.items()}
         arrays = {name: npz[name] for name in shapes}  # reads these alone; zip checks their CRCs
-        for name, a in arrays.items():
-            if (a.shape, a.dtype) != (shapes[name], np.float32) or not np.isfinite(a).all():
-                raise ValueError(f"array {name} is not finite float32{shapes[name]}")
+        check_arrays(arrays, shapes)
     except Exception as e:  # whatever a stranger's file can cause
         raise Refused(f"{path} is not a checkpoint that can be used: {str(e) or repr(e)}") from e
     if optimizer:

@@ -226,12 +226,12 @@ def sample_prompts(function_class, rng, batch_size, n_points):
     _check_count("n_points", n_points)
     f = function_class.sample(rng, batch_size)
     xs = rng.standard_normal((batch_size, n_points, function_class.n_dims), np.float32)
-    ys = np.asarray(f(xs.copy()))  # f may be one of your own, and work in place
-    if ys.shape != xs.shape[:2] or ys.dtype.kind not in "fiu":
+    ys = np.asanyarray(f(xs.copy()))  # f may be one of your own, and work in place
+    if ys.shape != xs.shape[:2] or ys.dtype.kind not in "fiu" or hasattr(ys, "mask"):
         raise ValueError(f"f(xs) of {function_class} must be {xs.shape[:2]} real numbers, "
                          f"not {ys.shape} of {ys.dtype}")
     with np.errstate(over="ignore"):
-        ys = ys.astype(np.float32)
+        ys = np.asarray(ys, np.float32)
     if not np.isfinite(ys).all():
         raise ValueError(f"f(xs) of {function_class} must be finite in float32")
     return xs, ys

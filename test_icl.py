@@ -318,6 +318,9 @@ def test_what_a_class_of_ones_own_returns_is_checked():
         group = Hypotheses(lambda x: number * x.T[:, None], np.array([prior]), noise=1e-10)
         own = SimpleNamespace(n_dims=2, hypotheses=lambda: [group])
         raises(ValueError, lambda: baselines.bayes(own)(xs, ys), words)
+    in_place = lambda x: np.multiply(x, 0.5**0.5, out=x).T[:, None]
+    own.hypotheses = lambda: [Hypotheses(in_place, np.ones(1), noise=1e-10)]
+    same(baselines.bayes(own)(xs, ys), baselines.bayes(DenseLinear(2))(xs, ys), 1e-9, "predictions")
 
 # ----------------------------------------------------------------------------------- checkpoints
 
@@ -360,13 +363,15 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_restores_nothing(tmp_path):
         equal(optimizer.state, before, "the optimiser's state")
     equal(os.listdir(tmp_path), ["a.npz"], "files; no code ran")
 
-def test_a_full_disk_leaves_the_checkpoint_that_is_there(tmp_path):
+def test_a_full_disk_or_nan_leaves_the_checkpoint_that_is_there(tmp_path):
     path = tmp_path / "old.npz"
     params, config, *_ = saved(path)
     before = path.read_bytes()
     for step in ("fsync", "replace"):
         with mock.patch.object(os, step, side_effect=OSError(28, "No space left")):
             raises(OSError, lambda: icl.save_checkpoint(path, params, config), str(path))
+    wrong = params | {"ln_f.bias": params["ln_f.bias"] * np.nan}
+    raises(ValueError, lambda: icl.save_checkpoint(path, wrong, config), "ln_f.bias", "finite")
     equal((os.listdir(tmp_path), path.read_bytes()), (["old.npz"], before), "the folder")
 
 def test_the_committed_models_are_finished_small_ones_and_predict_well():
@@ -669,6 +674,11 @@ def test_files_of_other_settings_are_refused_by_name(tmp_path):
     lasso.write_bytes(other.read_bytes())
     assert_refused(again(), str(lasso))
     equal(lasso.read_bytes(), other.read_bytes(), "the refused file")
+    for dims in (3, 4):
+        program("--only", "dense", "--out", tmp_path / f"{dims}", size=replace(TINIER, n_dims=dims))
+    lasso, other = (tmp_path / f"{dims}/sparse/Lasso.predictions.npz" for dims in (3, 4))
+    lasso.write_bytes(other.read_bytes())
+    raises(icl.Refused, lambda: report.read(tmp_path / "3"), "dims")
 
 def test_a_state_of_training_that_cannot_be_is_refused_before_any(tmp_path):
     model = model_in(tmp_path)
@@ -695,6 +705,10 @@ def test_what_a_user_can_mend_is_told_in_one_line(tmp_path):
     wild, new = replace(TINIER, lr=1e30, warmup=1), ("--out", tmp_path / "new")
     assert_refused(program("--seed", 7, "--out", tmp_path / "wild", size=wild),
                    "diverged at step", "seed 7", "learning rates")
+    own = type("Own", (), {"n_dims": 1, "__init__": lambda self, **_: None,
+                           "hypotheses": lambda self: WAVE.hypotheses()})
+    with mock.patch.object(train, "Sinusoid", own):  # its text names a place in memory
+        assert_refused(program(*new, experiment="sine"), "Own object", "dataclass")
     for edit, words in ((dict(n_head=3), "n_embd (8)"), (dict(nnz=4), "nnz"),
                         (dict(prompts=1), "prompts"), (dict(lr=math.nan), "lr")):
         assert_refused(program(*new, size=replace(TINIER, **edit)), words)

@@ -96,6 +96,8 @@ SIZES = {
                   sine_points=41, sine_steps=1500, curriculum=0.1),
 }
 EXPERIMENTS = "sine", "sparse"  # in the order of the report
+OWN, MIXED = "optimum for these functions", "optimum of the mixture"
+RESERVED = {"least squares", "Lasso", "Gaussian process", OWN, MIXED, "pretraining"}
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,14 @@ def make_experiment(name, size, seed=0):
         raise icl.Refused(f"there is no experiment {name!r}, but {', '.join(makers)}")
     e = makers[name](size, seed)
     e.mixture.hypotheses()  # ValueError if it has too many for the exact optimum
+    for word in {*e.pretraining, *e.curves, *e.sweeps}:  # they become names of files
+        if (not re.fullmatch("[A-Za-z0-9_ -]{1,50}", word) or word in RESERVED
+                or word.startswith("optimum of ")):
+            raise ValueError(f"{word!r} cannot name a class, a model or a sweep: use letters, "
+                             "digits, spaces, _ and -, and no other predictor's name")
+    for c in e.pretraining.values():
+        if " object at 0x" in str(c):  # files name the class that they were made with
+            raise ValueError(f"{c} must be a dataclass: its text must say what it is")
     return e
 
 
@@ -255,9 +265,6 @@ def predictors_of(e, out):
     untrained = ["least squares", "Lasso", MIXED, OWN, *(f"optimum of {m}" for m in e.classes)]
     if e.mixture.n_dims == 1:
         untrained.append("Gaussian process")
-    for name in steps:
-        if name in untrained or not re.fullmatch("[A-Za-z0-9_ ]{1,50}", name):
-            raise icl.Refused(f"{name!r} cannot name a model: use letters, digits, spaces and _")
     return [Predictor(e, name, steps.get(name, 0), out / e.name / f"{name.replace(' ', '-')}.npz")
             for name in [*steps, *untrained]]
 
@@ -330,8 +337,15 @@ def train(model, save_seconds=math.inf, go_on=lambda *numbers: True):
         write_curve(model.path.with_suffix(".csv"), losses, model.steps, optimum)
         done = len(losses) == model.steps  # then no training state is still needed
         state = {} if done else {"losses": losses, "rng": rng.bit_generator.state}
-        icl.save_checkpoint(model.path, params, e.config, None if done else optimizer,
-                            step=len(losses), seconds=seconds, settings=model.settings, **state)
+        try:
+            icl.save_checkpoint(model.path, params, e.config, None if done else optimizer,
+                                step=len(losses), seconds=seconds, settings=model.settings, **state)
+        except ValueError as error:
+            raise diverged(error) from error
+
+    def diverged(error):
+        return icl.Refused(f"{model.label} diverged at step {len(losses)} with seed {e.seed}: "
+                           f"{error}; lower the Size's learning rates")
 
     model.path.parent.mkdir(parents=True, exist_ok=True)
     saved = time.monotonic()
@@ -343,8 +357,7 @@ def train(model, save_seconds=math.inf, go_on=lambda *numbers: True):
         try:
             losses.append(icl.train_step(params, e.config, optimizer, xs, ys, weights))
         except FloatingPointError as error:
-            raise icl.Refused(f"{model.label} diverged at step {step} with seed {e.seed}: {error}; "
-                              "lower the Size's learning rates") from error
+            raise diverged(error) from error
         seconds += time.monotonic() - start
         if not go_on(step, np.mean(losses[-50:]) - optimum(step, step), seconds):
             break
@@ -412,7 +425,6 @@ def train_all(models, processes):
 
 # ------------------------------------------------------------------------------------- measuring
 
-OWN, MIXED = "optimum for these functions", "optimum of the mixture"
 # Sheet: title, which names its random stream, too; weight of the line.
 PICTURES = {"functions-1": ("a line", 1.0), "functions-2": ("a sinusoid", 0.0),
             "functions-3": ("half of each", 0.5)}
@@ -549,9 +561,11 @@ def read_predictions(path):
             arrays = dict(npz)
         facts = json.loads(str(arrays.pop("header")))
         Size(**facts["size"])  # this and each line below: an error where that is not there
-        facts["asked"]["sheets"], facts["settings"]["seed"], float(facts.get("seconds", 0))
-        np.array([*facts.get("noise", {}).values()], float).reshape(-1, 3)
-        np.array(facts.get("curve", []), float).reshape(-1, 2)
+        facts["asked"]["sheets"], facts["settings"]["seed"], facts["made_by"]
+        for rows, width in ((facts.get("noise", {}).values(), 3), (facts.get("curve", []), 2),
+                            ([[facts.get("seconds", 0.0)]], 1)):
+            if len(rows) and np.array([*rows], float).shape[1:] != (width,):
+                raise ValueError("its facts are not those of a model")
     except Exception as error:  # whatever a stranger's file can cause
         raise icl.Refused(f"{path} is not a predictions file that can be used: "
                           f"{str(error) or repr(error)}".split("\n")[0]) from error
@@ -620,8 +634,8 @@ def choose(a):
     try:
         experiments = [make_experiment(name, size, a.seed) for name in EXPERIMENTS]
         models = [p for e in experiments for p in predictors_of(e, a.out) if p.steps]
-    except (ValueError, TypeError) as error:
-        raise icl.Refused(f"this size cannot be: {error}") from error
+    except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
+        raise icl.Refused(f"this size or a class cannot be: {error}") from error
     if a.experiment == "coverage":
         models = [model for model in models if model.name in ("mixture", "wide")]
     else:

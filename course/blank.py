@@ -40,7 +40,15 @@ def blanked(module, text, names):
                 doc = lines[first.lineno - 1:first.end_lineno]
                 body = ([*doc[:doc.index("")], '    """'] if "" in doc else doc) + body
             lines[first.lineno - 1:node.end_lineno] = body
-    return "\n".join(lines)
+    new = "\n".join(lines)
+    try:
+        left = [node.name for node in functions(new)]
+    except SyntaxError:
+        left = []
+    if left != [node.name for node in functions(text)]:
+        refuse(f"{module}.py has a function whose first lines are laid out in a way that this "
+               "program cannot blank")
+    return new
 
 
 def functions(text):

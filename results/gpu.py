@@ -337,7 +337,7 @@ def learn(a):
     try:
         xp = importlib.import_module(a.backend)
     except ImportError as error:
-        sys.exit(f"gpu.py: {error}; it needs CuPy and an NVIDIA GPU")
+        raise OSError(f"{error}; it needs CuPy and an NVIDIA GPU") from error
     model = model_of(a)
     host = getattr(xp, "asnumpy", np.asarray)
     e, size = model.experiment, model.experiment.size
@@ -406,6 +406,8 @@ if __name__ == "__main__":
     add("--backend", default="cupy", help="cupy, numpy or strict")
     add("--out", type=Path, required=True)
     a = parser.parse_args()
+    if not a.measure and not max(a.steps or 0, a.seconds or 0) > 0:
+        parser.error("say when to end, by --steps or --seconds")
     try:
         if a.measure:
             model = model_of(a)
@@ -413,5 +415,5 @@ if __name__ == "__main__":
             train.measure_job(replace(model, steps=made["steps"]), print)
         else:
             learn(a)
-    except (icl.Refused, OSError) as error:
+    except (ValueError, OSError) as error:
         parser.exit(2, f"gpu.py: error: {error}\n")

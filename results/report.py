@@ -62,6 +62,12 @@ def arrange(e, measured):
     return Found(e, on, sheets, {name: facts for name, (facts, _) in measured.items()})
 
 
+def what_is_asked(facts):
+    """Facts that predictions which stand beside each other must share."""
+    keys = "experiment", "seed", "n_dims", "n_points"
+    return facts["asked"], [facts["settings"].get(key) for key in keys]
+
+
 def read(folder):
     """A list of Found, one for each experiment with predictions in a run's folder.
 
@@ -71,14 +77,14 @@ def read(folder):
     for name in train.EXPERIMENTS:
         files = [train.read_predictions(path)
                  for path in sorted((folder / name).glob("*.predictions.npz"))]
-        made = [(f["settings"]["seed"], f["asked"]["prompts"], f["asked"]["nnz"]) for f, _ in files]
-        if len(set(made)) > 1:
-            raise icl.Refused(f"{folder / name} holds predictions of several seeds, numbers of "
-                              "prompts or of non-zeros")
+        facts = [facts for facts, _ in files]
+        if any(what_is_asked(f) != what_is_asked(facts[0]) for f in facts):
+            raise icl.Refused(f"{folder / name} holds predictions of several experiments, seeds, "
+                              "dims or prompts")
         if files:
-            facts, _ = files[0]
-            e = train.make_experiment(name, train.Size(**facts["size"]), facts["settings"]["seed"])
             try:
+                size, seed = train.Size(**facts[0]["size"]), facts[0]["settings"]["seed"]
+                e = train.make_experiment(facts[0]["settings"]["experiment"], size, seed)
                 measured = {file[0]["settings"]["model"]: file for file in files}
                 found.append(arrange(e, measured))
             except Exception as error:  # whatever a stranger's file can cause
@@ -343,7 +349,7 @@ def ticks(low, high, log):
     """A few round numbers between low and high."""
     if log:  # powers of ten, and 2 and 5 times these where the axis spans less than two of them
         return [v for v in ROUND[::3 if high > 90 * low else 1] if 0.99 * low <= v <= 1.01 * high]
-    step = next(v for v in ROUND if v >= (high - low) / 6)
+    step = next((v for v in ROUND if v >= (high - low) / 6), (high - low) / 2)
     return step * np.arange(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
 
 
