@@ -566,6 +566,8 @@ def read_predictions(path):
                             ([[facts.get("seconds", 0.0)]], 1)):
             if len(rows) and np.array([*rows], float).shape[1:] != (width,):
                 raise ValueError("its facts are not those of a model")
+        if any(a.dtype.kind != "f" or np.isinf(a).any() for a in arrays.values()):
+            raise ValueError("not all of its answers are finite real numbers")
     except Exception as error:  # whatever a stranger's file can cause
         raise icl.Refused(f"{path} is not a predictions file that can be used: "
                           f"{str(error) or repr(error)}".split("\n")[0]) from error
