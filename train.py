@@ -562,10 +562,10 @@ def read_predictions(path):
         facts = json.loads(str(arrays.pop("header")))
         Size(**facts["size"])  # this and each line below: an error where that is not there
         facts["asked"]["sheets"], facts["settings"]["seed"], facts["made_by"]
-        for rows, width in ((facts.get("noise", {}).values(), 3), (facts.get("curve", []), 2),
-                            ([[facts.get("seconds", 0.0)]], 1)):
-            if len(rows) and np.array([*rows], float).shape[1:] != (width,):
-                raise ValueError("its facts are not those of a model")
+        rows = [*facts.get("noise", {}).values(), *facts.get("curve", []), [facts.get("seconds", 0)]]
+        if (not all(type(v) in (int, float) for row in rows for v in row)
+                or not 0 <= rows[-1][0] < 1e9):
+            raise ValueError("its facts are not those of a model")
         if any(a.dtype.kind != "f" or np.isinf(a).any() for a in arrays.values()):
             raise ValueError("not all of its answers are finite real numbers")
     except Exception as error:  # whatever a stranger's file can cause
