@@ -562,9 +562,10 @@ def read_predictions(path):
         facts = json.loads(str(arrays.pop("header")))
         Size(**facts["size"])  # this and each line below: an error where that is not there
         facts["asked"]["sheets"], facts["settings"]["seed"], facts["made_by"]
-        rows = [*facts.get("noise", {}).values(), *facts.get("curve", []), [facts.get("seconds", 0)]]
-        if (not all(type(v) in (int, float) for row in rows for v in row)
-                or not 0 <= rows[-1][0] < 1e9):
+        seconds = facts.get("seconds", 0)
+        rows = [*facts.get("noise", {}).values(), *facts.get("curve", []), [seconds]]
+        if (any(len(row) > 3 or type(v) not in (int, float) for row in rows for v in row)
+                or not 0 <= seconds < 1e9):
             raise ValueError("its facts are not those of a model")
         if any(a.dtype.kind != "f" or np.isinf(a).any() for a in arrays.values()):
             raise ValueError("not all of its answers are finite real numbers")
