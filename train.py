@@ -115,6 +115,7 @@ class Experiment:
     at: list           # the numbers of examples after which sweeps measure
     curves: dict = field(default_factory=dict)  # name -> class to draw ICL curves on
     sweeps: dict = field(default_factory=dict)
+    controls: list = field(default_factory=list)  # the specialists that answer sweeps, too
     seed: int = 0
 
     @property
@@ -168,7 +169,7 @@ def sparse_experiment(size, seed):
         pretraining["wide"] = wide
     return Experiment("sparse", size, classes, pretraining, size.sparse_points, size.sparse_steps,
                       at=[min(d // 2 + 1, size.sparse_points - 1)],  # too few for least squares
-                      curves=classes, sweeps={"nnz": numbers}, seed=seed)
+                      curves=classes, sweeps={"nnz": numbers}, controls=[*classes], seed=seed)
 
 
 def sine_experiment(size, seed):
@@ -183,7 +184,7 @@ def sine_experiment(size, seed):
               "frequency": {omega: Sinusoid(frequency=omega) for omega in frequencies}}
     return Experiment("sine", size, classes, pretraining, size.sine_points, size.sine_steps,
                       at=list(range(1, size.sine_points))[-5:],  # the last five
-                      curves=curves, sweeps=sweeps, seed=seed)
+                      curves=curves, sweeps=sweeps, controls=["sinusoid"], seed=seed)
 
 
 # -------------------------------------------------------------------------------------- training
@@ -491,7 +492,7 @@ def label_noise(e, name, model):
     mixture model, on each class alone."""
     noise, n = {}, min(1000, e.size.prompts)
     for part, c in {"pretraining": None, **(e.classes if name == "mixture" else {})}.items():
-        purpose, n_prompts = ([part], n // 2) if c else ([], n)
+        purpose, n_prompts = ([part], n // 4) if c else ([], n)
         value, interval, _ = baselines.effective_noise(
             model, e.pretraining[name], e.stream("noise", name, *purpose), e.n_points, n_prompts,
             prompts_of=c)
@@ -510,6 +511,8 @@ def measure(e, name, model=None):
         facts["noise"] = label_noise(e, name, model)
     for key, sheet in sheets_of(e).items():
         answers = {}
+        if name in e.classes and name not in e.controls and not key.startswith("icl-"):
+            continue  # it would not be shown
         if predict := model or computed(e, name, key, sheet):
             answers[key] = predict(sheet.xs, sheet.ys)
         if model and name == "mixture":

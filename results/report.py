@@ -184,6 +184,11 @@ def specialists(e):
     return [f"{m} model" for m in e.pretraining if m not in ("mixture", "wide")]
 
 
+def controls(e):
+    """The specialists that are shown outside pretraining."""
+    return [f"{m} model" for m in e.controls]
+
+
 def icl_figure(found, shown):
     """Errors by number of examples: the models beside least squares and the Lasso."""
     e, predicted = found.e, found.on[f"icl-{shown}"]
@@ -247,7 +252,7 @@ def nnz_figures(found):
         "nnz", f"From sparse to dense, {when}",
         f"Pretraining had functions with {e.size.nnz} and with all {d} non-zeros. In between, "
         "which specialist's error is the mixture model's like?", *along,
-        {p: mean[p] for p in (*specialists(e), OWN, MIXED, "mixture model") if p in mean}), Figure(
+        {p: mean[p] for p in (*controls(e), OWN, MIXED, "mixture model") if p in mean}), Figure(
         "nnz-distance", f"Whose predictions are they, {when}?",
         "How far others' predictions are from the mixture model's. Near 0, it predicts as they "
         "do.", *along,
@@ -274,7 +279,7 @@ def weights_figures(found):
         "weights", f"Between the two classes, {after(e, e.at)}",
         "Pretraining had only lines, at 1, and sinusoids, at 0. Does a model fail in between, "
         "where the optimum for these functions does not?", along, x,
-        {p: mean[p] for p in (*specialists(e)[1:], GP, OWN, MIXED, "mixture model") if p in mean},
+        {p: mean[p] for p in (*controls(e), GP, OWN, MIXED, "mixture model") if p in mean},
         "squared error / Var f", log="y"), Figure(
         "again", f"Asked an x just shown, after {e.at[-1]} examples",
         "The last x is one that the prompt has shown, together with its f(x). An error here "
