@@ -492,7 +492,7 @@ def label_noise(e, name, model):
     mixture model, on each class alone."""
     noise, n = {}, min(1000, e.size.prompts)
     for part, c in {"pretraining": None, **(e.classes if name == "mixture" else {})}.items():
-        purpose, n_prompts = ([part], n // 4) if c else ([], n)
+        purpose, n_prompts = ([part], n // 2) if c else ([], n)
         value, interval, _ = baselines.effective_noise(
             model, e.pretraining[name], e.stream("noise", name, *purpose), e.n_points, n_prompts,
             prompts_of=c)
