@@ -96,8 +96,6 @@ SIZES = {
                   sine_points=41, sine_steps=1500, curriculum=0.1),
 }
 EXPERIMENTS = "sine", "sparse"  # in the order of the report
-OWN, MIXED = "optimum for these functions", "optimum of the mixture"
-RESERVED = {"least squares", "Lasso", "Gaussian process", OWN, MIXED, "pretraining"}
 
 
 @dataclass(frozen=True)
@@ -129,7 +127,8 @@ class Experiment:
 
     @cached_property
     def asked(self):
-        """What identifies the prompts of evaluation; for others, predictors are measured again."""
+        """What identifies the prompts of evaluation: for others, predictors are measured again. A
+        sheet is known by its name, so give what you change another one."""
         return {"prompts": self.size.prompts, "nnz": self.size.nnz, "sheets": list(sheets_of(self))}
 
     def stream(self, *purpose):
@@ -146,11 +145,12 @@ def make_experiment(name, size, seed=0):
         raise icl.Refused(f"there is no experiment {name!r}, but {', '.join(makers)}")
     e = makers[name](size, seed)
     e.mixture.hypotheses()  # ValueError if it has too many for the exact optimum
+    taken = "optimum ", "least squares", "Lasso", "Gaussian ", "pretraining", "icl", "functions"
     for word in {*e.pretraining, *e.curves, *e.sweeps}:  # they become names of files
-        if (not re.fullmatch("[A-Za-z0-9_ -]{1,50}", word) or word in RESERVED
-                or word.startswith("optimum of ")):
+        if (not re.fullmatch("[A-Za-z0-9_ -]{1,50}", word)
+                or word.replace("-", " ").startswith(taken)):
             raise ValueError(f"{word!r} cannot name a class, a model or a sweep: use letters, "
-                             "digits, spaces, _ and -, and no other predictor's name")
+                             f"digits, spaces, _ and -, and do not begin like {', '.join(taken)}")
     for c in e.pretraining.values():
         if " object at 0x" in str(c):  # files name the class that they were made with
             raise ValueError(f"{c} must be a dataclass: its text must say what it is")
@@ -247,10 +247,9 @@ class Predictor:
 
     def can_be(self, extra):
         """Whether training can have reached what a checkpoint says."""
-        step, seconds, losses = extra["step"], extra["seconds"], extra.get("losses")
-        if step == self.steps and not losses:  # a finished model keeps no losses
-            losses = [0.0] * step
-        return (0 <= step <= self.steps and 0 <= seconds <= 1e5 * step and len(losses) == step
+        step, seconds, losses = extra["step"], extra["seconds"], extra.get("losses", [])
+        kept = 0 if step == self.steps else step  # a finished model keeps no losses
+        return (0 <= step <= self.steps and 0 <= seconds <= 1e5 * step and len(losses) == kept
                 and all(type(loss) is float for loss in losses))
 
     def reached(self):
@@ -314,8 +313,10 @@ def optimal_loss(model):
         return np.mean(icl.loss_weights(xs, ys) * (baselines.bayes(c)(xs, ys) - ys) ** 2)
 
     def optimum(first, last):
-        steps = range(first, last + 1)
-        return np.mean([of_lesson(*lesson(model, (step - 1) / model.steps)) for step in steps])
+        lessons = [lesson(model, (step - 1) / model.steps) for step in (first, last)]
+        if lessons[0] != lessons[1]:
+            lessons = [lesson(model, step / model.steps) for step in range(first - 1, last)]
+        return np.mean([of_lesson(*each) for each in lessons])
 
     return optimum
 
@@ -342,11 +343,11 @@ def train(model, save_seconds=math.inf, go_on=lambda *numbers: True):
             icl.save_checkpoint(model.path, params, e.config, None if done else optimizer,
                                 step=len(losses), seconds=seconds, settings=model.settings, **state)
         except ValueError as error:
-            raise diverged(error) from error
+            raise diverged(len(losses), error) from error
 
-    def diverged(error):
-        return icl.Refused(f"{model.label} diverged at step {len(losses)} with seed {e.seed}: "
-                           f"{error}; lower the Size's learning rates")
+    def diverged(step, error):
+        return icl.Refused(f"{model.label} diverged at step {step} with seed {e.seed}: {error}; "
+                           "lower the Size's learning rates")
 
     model.path.parent.mkdir(parents=True, exist_ok=True)
     saved = time.monotonic()
@@ -358,9 +359,9 @@ def train(model, save_seconds=math.inf, go_on=lambda *numbers: True):
         try:
             losses.append(icl.train_step(params, e.config, optimizer, xs, ys, weights))
         except FloatingPointError as error:
-            raise diverged(error) from error
+            raise diverged(step, error) from error
         seconds += time.monotonic() - start
-        if not go_on(step, np.mean(losses[-50:]) - optimum(step, step), seconds):
+        if not go_on(step, np.mean(losses[-50:]) - optimum(max(1, step - 49), step), seconds):
             break
         if time.monotonic() > saved + save_seconds:
             save()
@@ -369,8 +370,7 @@ def train(model, save_seconds=math.inf, go_on=lambda *numbers: True):
 
 
 def write_curve(path, losses, steps, optimum):
-    """The training curve as a CSV file: mean loss of each half a percent of the steps, and that
-    minus the optimum's."""
+    """A CSV file: mean loss of each half a percent of the steps, and that minus the optimum's."""
     every, rows = max(1, steps // 200), ["step,loss,over_optimum\n"]
     for step in range(every, len(losses) + 1, every):
         loss = np.mean(losses[step - every:step])
@@ -381,8 +381,7 @@ def write_curve(path, losses, steps, optimum):
 def train_job(model, save_seconds, send):
     """`train` in a process of its own, which sends its numbers after each step.
 
-    When the parent is gone, or ends it (by SIGTERM, which Windows has not), it saves the step that
-    it has reached.
+    When the parent is gone or ends it (by SIGTERM: not on Windows), it saves what it has reached.
     """
     ended = []
     signal.signal(signal.SIGTERM, lambda *_: ended.append(True))
@@ -400,11 +399,10 @@ def train_job(model, save_seconds, send):
 def train_all(models, processes):
     """Train the models side by side, with one status line for all."""
     for model in models:
-        resume(model)  # refuses what cannot be resumed
-        if step := model.reached():
+        if 0 < (step := model.reached()) < model.steps:
+            resume(model)  # refuses what cannot be resumed
             print(f"{model.label} goes on from step {step:,} of {model.steps:,}", flush=True)
-    print(f"training {len(models)} models; shown: steps done, loss minus the optimum's loss",
-          flush=True)
+    print(f"training {len(models)} models; shown: steps done, loss minus optimum's", flush=True)
     points = np.array([model.experiment.n_points for model in models])  # of a prompt
     steps = np.array([model.steps for model in models])
     at_start = [(model.reached(), 0.0, 0.0) for model in models]
@@ -426,6 +424,7 @@ def train_all(models, processes):
 
 # ------------------------------------------------------------------------------------- measuring
 
+OWN, MIXED = "optimum for these functions", "optimum of the mixture"
 # Sheet: title, which names its random stream, too; weight of the line.
 PICTURES = {"functions-1": ("a line", 1.0), "functions-2": ("a sinusoid", 0.0),
             "functions-3": ("half of each", 0.5)}
@@ -483,8 +482,10 @@ def computed(e, name, key, sheet):
     known = {MIXED: e.mixture, OWN: sheet.function_class}
     if along:
         known |= {f"optimum of {shown}": c for shown, c in e.classes.items()}
-    with contextlib.suppress(ValueError):  # too many hypotheses
-        return baselines.bayes(known[name]) if name in known else None
+    if name in known:
+        with contextlib.suppress(ValueError):  # too many hypotheses
+            return baselines.bayes(known[name])
+    return None
 
 
 def label_noise(e, name, model):
@@ -492,10 +493,9 @@ def label_noise(e, name, model):
     mixture model, on each class alone."""
     noise, n = {}, min(1000, e.size.prompts)
     for part, c in {"pretraining": None, **(e.classes if name == "mixture" else {})}.items():
-        purpose, n_prompts = ([part], n // 2) if c else ([], n)
+        rng = e.stream("noise", name, part) if c else e.stream("noise", name)
         value, interval, _ = baselines.effective_noise(
-            model, e.pretraining[name], e.stream("noise", name, *purpose), e.n_points, n_prompts,
-            prompts_of=c)
+            model, e.pretraining[name], rng, e.n_points, n // 2 if c else n, prompts_of=c)
         noise[part] = value, *interval
     return noise
 
@@ -563,15 +563,15 @@ def read_predictions(path):
         with np.load(path, allow_pickle=False) as npz:
             arrays = dict(npz)
         facts = json.loads(str(arrays.pop("header")))
-        Size(**facts["size"])  # this and each line below: an error where that is not there
-        facts["asked"]["sheets"], facts["settings"]["seed"], facts["made_by"]
+        Size(**facts["size"])  # TypeError where a field is unknown
+        facts["asked"]["sheets"], facts["settings"], facts["made_by"]  # KeyError where one is not
         seconds = facts.get("seconds", 0)
         rows = [*facts.get("noise", {}).values(), *facts.get("curve", []), [seconds]]
         if (any(len(row) > 3 or type(v) not in (int, float) for row in rows for v in row)
                 or not 0 <= seconds < 1e9):
             raise ValueError("its facts are not those of a model")
         if any(a.dtype.kind != "f" or np.isinf(a).any() for a in arrays.values()):
-            raise ValueError("not all of its answers are finite real numbers")
+            raise ValueError("an answer is infinite or no real number")
     except Exception as error:  # whatever a stranger's file can cause
         raise icl.Refused(f"{path} is not a predictions file that can be used: "
                           f"{str(error) or repr(error)}".split("\n")[0]) from error
@@ -664,10 +664,10 @@ def stages(a):
     check_files(predictors, a.out)
     print(f"{a.size} size into {a.out}, seed {a.seed}, NumPy {np.__version__}")
     todo = [p for p in predictors if p in chosen and p.reached() < p.steps
-            and not p.predictions.is_file()]
+            and not p.predictions.is_file()]  # these are enough, if the checkpoint is gone
     if todo:
         for e in experiments:
-            report.rehearse(e, a.out)
+            report.rehearse(e, a.out)  # all stages on a few prompts: mistakes show before training
         train_all(todo, a.processes)
     check_files(predictors, a.out)  # another run may have written some meanwhile
     due = [p for p in predictors if is_due(p)]
