@@ -379,10 +379,8 @@ def write_curve(path, losses, steps, optimum):
 
 
 def train_job(model, save_seconds, send):
-    """`train` in a process of its own, which sends its numbers after each step.
-
-    When the parent is gone or ends it (by SIGTERM: not on Windows), it saves what it has reached.
-    """
+    """`train` in a process of its own, which sends its numbers after each step. When the parent is
+    gone, or SIGTERM comes (not on Windows), it saves what it has reached."""
     ended = []
     signal.signal(signal.SIGTERM, lambda *_: ended.append(True))
 
@@ -394,6 +392,8 @@ def train_job(model, save_seconds, send):
         return not ended
 
     train(model, save_seconds, go_on)
+    if ended:
+        raise icl.Refused(f"{model.label} was told to end; the same command goes on")
 
 
 def train_all(models, processes):
