@@ -74,7 +74,7 @@ __global__ void layernorm_backward(const float* dy, const float* n, const float*
     }
 }
 
-// Attention: a block for each head of each prompt, a thread for each query. Scores are never stored:
+// Attention: a block for each head of each prompt, a thread for each query. Scores are not stored:
 // what the backward pass needs of them, it computes again from q, k and log(sum of exp(scores)).
 #define CHANNEL _Pragma("unroll") for (int c = 0; c < D; c++)
 
@@ -159,7 +159,8 @@ __global__ void column_sums(const float* x, float* y, int rows, int C, int part)
     int end = min(rows, (blockIdx.y + 1) * part);
     float total = 0;
     if (c < C)
-        for (int r = blockIdx.y * part + threadIdx.y; r < end; r += 8) total += x[(size_t)r * C + c];
+        for (int r = blockIdx.y * part + threadIdx.y; r < end; r += 8)
+            total += x[(size_t)r * C + c];
     __shared__ float totals[8][32];
     totals[threadIdx.y][threadIdx.x] = total;
     __syncthreads();
@@ -239,7 +240,6 @@ def by_rows(xp, D):
     def attention(qkv, n_head):
         B, T, C3 = qkv.shape
         y, lse = xp.empty((B, T, C3 // 3), qkv.dtype), xp.empty((B, n_head, T), qkv.dtype)
-
         grid, block = (n_head, B), (-(-T // 32) * 32,)
         start("attention", grid, block, (qkv, y, lse), T, n_head, floats=2 * T * D)
 
