@@ -26,7 +26,7 @@ import tempfile
 import time
 import traceback
 import xml.dom.minidom
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import combinations, product
 from pathlib import Path
 from types import SimpleNamespace
@@ -45,9 +45,11 @@ if not __debug__:
 for module in (train, icl, baselines):
     if Path(module.__file__).resolve().parent != HERE:
         sys.exit(f"test_icl.py: it should test {HERE}, and {module.__file__} was imported")
-from results import claims, report
+from results import claims, files, report
 
 LINE, WAVE = DenseLinear(1), Sinusoid()
+TINIER = train.Size(1, 1, 8, n_dims=3, nnz=1, sparse_points=5, sparse_steps=40, sine_points=6,
+                    sine_steps=40, batch=8, prompts=8, curriculum=0.5, first_dims=1)
 NOTES = []  # the figures that the test which runs has checked, to be printed beside its name
 note = NOTES.append
 equal = np.testing.assert_equal  # equal(got, expected, what): every bit, and nan equals nan
@@ -68,7 +70,7 @@ def small_model(dtype=np.float64):
     xs, ys = sample_prompts(DenseLinear(3), rng(2), 59, 5)
     return params, config, xs.astype(dtype), ys.astype(dtype)
 
-def same(got, expected, margin, what):
+def near(got, expected, margin, what):
     """All of `got` must be within the margin of what is expected."""
     expected = np.broadcast_to(expected, np.shape(got))
     off = np.abs(got - expected)
@@ -123,8 +125,8 @@ def test_gradient_of_linear():
 def test_gradient_of_layernorm_and_its_mean_and_variance():
     assert_operation(icl.layernorm, *normal((5, 6), 6, 6))
     n, _ = icl.layernorm(5 + 3 * normal((9, 64))[0], np.ones(64), np.zeros(64))
-    same(n.mean(1), 0, 1e-12, "means of rows")
-    same(n.var(1), 1, 1e-4, "variances of rows")
+    near(n.mean(1), 0, 1e-12, "means of rows")
+    near(n.var(1), 1, 1e-4, "variances of rows")
 
 def test_gradient_of_gelu():
     assert_operation(icl.gelu, 3 * normal((6, 5))[0])
@@ -134,7 +136,7 @@ def test_gradient_of_attention():
 
 def test_attention_is_its_formula_written_as_loops_and_finite_far_out():
     qkv, = normal((2, 5, 12))
-    same(icl.attention(3 * qkv, 2)[0], attention_in_loops(3 * qkv, 2), 1e-13, "attention")
+    near(icl.attention(3 * qkv, 2)[0], attention_in_loops(3 * qkv, 2), 1e-13, "attention")
     y, _ = icl.attention(np.float32(1e4 * qkv), 2)  # e to the power of such scores is inf
     below(abs(y), math.inf, "|y| of scores far out")
 
@@ -144,7 +146,7 @@ def test_gradient_of_every_block_and_the_model_in_chunks():
     f = lambda *arrays: np.mean(
         weights * (icl.predict(dict(zip(params, arrays)), config, xs, ys) - ys) ** 2)
     loss, grads = icl.loss_and_grads(params, config, xs, ys, weights)
-    same(loss, f(*params.values()), 1e-12, "loss")
+    near(loss, f(*params.values()), 1e-12, "loss")
     assert_gradients(f, [grads[name] for name in params], list(params.values()))
 
 def attention_in_loops(qkv, n_head):
@@ -181,7 +183,7 @@ def test_predictions_are_those_of_gpt2_written_plainly_at_any_length():
     expected = gpt2(params, config, xs, ys)
     for n in (1, 3, 5):
         got = icl.predict(params, config, xs[:, :n], ys[:, :n])
-        same(got, expected[:, :n], 1e-13, f"prediction from {n} points")
+        near(got, expected[:, :n], 1e-13, f"prediction from {n} points")
     note(f"difference {abs(got - expected).max():.0e}")
 
 def test_parameters_are_those_of_gpt2_with_the_right_deviations():
@@ -190,13 +192,13 @@ def test_parameters_are_those_of_gpt2_with_the_right_deviations():
     variances = {"wpe": 1 / 4, "read_in": 1 / 8, "attn.c_proj": 1 / 256, "mlp.c_proj": 1 / 1024}
     for name, p in params.items():  # 256 and 1024: 2 n_layer times the inputs
         if p.ndim == 1:
-            same(p, 1.0 if "ln_" in name and "weight" in name else 0.0, 0, name)
+            near(p, 1.0 if "ln_" in name and "weight" in name else 0.0, 0, name)
         else:
             variance = next((v for part, v in variances.items() if part in name), 1 / 64)
-            same(p.mean(), 0, 4 * (variance / p.size) ** 0.5, f"mean of {name}")
-            same(p.var() / variance, 1, 8 * p.size**-0.5, f"variance of {name} / {variance}")
+            near(p.mean(), 0, 4 * (variance / p.size) ** 0.5, f"mean of {name}")
+            near(p.var() / variance, 1, 8 * p.size**-0.5, f"variance of {name} / {variance}")
     parts = np.split(params["h.1.attn.c_attn.weight"], 3, axis=1)
-    same(np.corrcoef([part.ravel() for part in parts]), [[1, -0.5, 0], [-0.5, 1, 0], [0, 0, 1]],
+    near(np.corrcoef([part.ravel() for part in parts]), [[1, -0.5, 0], [-0.5, 1, 0], [0, 0, 1]],
          0.06, "correlation of query, key and value")
 
 def test_mask_keeps_an_example_from_every_prediction_before_it():
@@ -229,7 +231,7 @@ def test_loss_weights_are_their_formula_of_what_the_prediction_may_see():
     for b, k in np.ndindex(6, 5):
         v = (1 + sum(y * y for y in ys[b, :k])) / (k + 1)
         q = (1 + sum(x * x for x in xs[b, k])) / 5
-        same(weights[b, k] * v * q, 1, 1e-5, f"weight of prompt {b}, point {k}, times v q")
+        near(weights[b, k] * v * q, 1, 1e-5, f"weight of prompt {b}, point {k}, times v q")
 
 def test_adam_takes_the_steps_of_its_formula_and_clips_long_gradients():
     p, m, v = np.float64([1, -2, 3]), 0, 0
@@ -238,10 +240,10 @@ def test_adam_takes_the_steps_of_its_formula_and_clips_long_gradients():
     for t, length in enumerate((5, 1, 0.1, 20), start=1):
         g = length * np.float64([2, -1, 2]) / 3
         scale = optimizer.update(params, {"a": np.float32(g[:1]), "b": np.float32(g[1:])})
-        same(scale, min(1, 2 / length), 1e-6, f"scale of a gradient of length {length}")
+        near(scale, min(1, 2 / length), 1e-6, f"scale of a gradient of length {length}")
         m, v = 0.9 * m + 0.1 * scale * g, 0.99 * v + 0.01 * (scale * g) ** 2
         p = p - 0.1 * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.99**t)) + 0.1)
-        same(np.hstack([params["a"], params["b"]]), p, 1e-6, f"parameters after step {t}")
+        near(np.hstack([params["a"], params["b"]]), p, 1e-6, f"parameters after step {t}")
 
 def test_muon_orthogonalises_by_its_formula_and_leaves_all_else_to_adam():
     shapes = {"h.0.mlp.c_fc.weight": (8, 24), "h.0.mlp.c_proj.weight": (24, 8),
@@ -252,7 +254,7 @@ def test_muon_orthogonalises_by_its_formula_and_leaves_all_else_to_adam():
     for i, size in enumerate((1, 0.1, 3)):  # the first and the last gradients are clipped
         grads = dict(zip(shapes, (np.float32(size * g) for g in normal(*shapes.values(), seed=i))))
         scale = muon.update(params, grads)
-        same(scale, adam.update(rest, grads), 0, "Muon's scale beside Adam's")
+        near(scale, adam.update(rest, grads), 0, "Muon's scale beside Adam's")
         for name, g in list(grads.items())[:2]:
             M[name] = 0.8 * M[name] + scale * g
             u, s, vt = np.linalg.svd(scale * g + 0.8 * M[name], full_matrices=False)
@@ -260,7 +262,7 @@ def test_muon_orthogonalises_by_its_formula_and_leaves_all_else_to_adam():
             for _ in range(5):
                 s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
             expected[name] -= 0.1 * (u * s @ vt)
-            same(params[name], expected[name], 1e-5, f"{name} after step {i + 1}")
+            near(params[name], expected[name], 1e-5, f"{name} after step {i + 1}")
     equal(list(params.values())[2:], list(rest.values())[2:], "what Adam trains")
 
 def test_a_short_training_clearly_beats_predicting_zero():
@@ -282,24 +284,24 @@ def test_inputs_are_normal_and_functions_have_variance_one():
         equal((xs.dtype, ys.dtype), (np.float32, np.float32), f"types, {c}")
         equal(sample_prompts(c, rng(), 20_000, 3), (xs, ys), f"the same seed again, {c}")
         flat = xs.reshape(20_000, 3 * c.n_dims)
-        same(flat.mean(0), 0, 0.04, "means of inputs")
-        same(np.cov(flat.T), np.eye(3 * c.n_dims), 0.06, "covariances of inputs")
+        near(flat.mean(0), 0, 0.04, "means of inputs")
+        near(np.cov(flat.T), np.eye(3 * c.n_dims), 0.06, "covariances of inputs")
         variance, squares = 0.3**2 + 0.7**2 if c == blend else 1, (ys**2).mean(1)
-        same(ys.mean(), 0, 0.02, f"mean of {c}")
-        same(squares.mean(), variance, 4 * squares.std() / math.sqrt(20_000), f"variance of {c}")
+        near(ys.mean(), 0, 0.02, f"mean of {c}")
+        near(squares.mean(), variance, 4 * squares.std() / math.sqrt(20_000), f"variance of {c}")
 
 def test_sparse_functions_have_nnz_coefficients_and_mixtures_their_shares():
     mixture = Mixture((DenseLinear(6), SparseLinear(6, 2)), (0.2, 0.8))
     w = mixture.sample(rng(), 5000)(np.tile(np.eye(6), (5000, 1, 1)))  # f of the unit vectors
     counts = (w != 0).sum(1)
     equal(set(counts), {2, 6}, "numbers of non-zeros")
-    same(np.mean(counts == 2), 0.8, 0.03, "share of sparse functions")
-    same((w[counts == 2] != 0).mean(0), 2 / 6, 0.04, "share of these where a coefficient is not 0")
+    near(np.mean(counts == 2), 0.8, 0.03, "share of sparse functions")
+    near((w[counts == 2] != 0).mean(0), 2 / 6, 0.04, "share of these where a coefficient is not 0")
 
 def test_sinusoids_have_frequencies_of_their_law():
     # The slope of f at x = 0 is omega a, and E[omega^2] of Gamma(6, 1/4) is 6 * 7 / 16.
     left, right = WAVE.sample(rng(), 50_000)(np.tile([[-1e-3], [1e-3]], (50_000, 1, 1))).T
-    same(np.mean(((right - left) / 2e-3) ** 2) / (6 * 7 / 16), 1, 0.05, "slope^2 over E[omega^2]")
+    near(np.mean(((right - left) / 2e-3) ** 2) / (6 * 7 / 16), 1, 0.05, "slope^2 over E[omega^2]")
 
 def test_impossible_classes_and_label_noises_are_refused_by_name():
     for make, *words in [
@@ -320,7 +322,7 @@ def test_what_a_class_of_ones_own_returns_is_checked():
         raises(ValueError, lambda: baselines.bayes(own)(xs, ys), words)
     in_place = lambda x: np.multiply(x, 0.5**0.5, out=x).T[:, None]
     own.hypotheses = lambda: [Hypotheses(in_place, np.ones(1), noise=1e-10)]
-    same(baselines.bayes(own)(xs, ys), baselines.bayes(DenseLinear(2))(xs, ys), 1e-9, "predictions")
+    near(baselines.bayes(own)(xs, ys), baselines.bayes(DenseLinear(2))(xs, ys), 1e-9, "predictions")
 
 # ----------------------------------------------------------------------------------- checkpoints
 
@@ -390,7 +392,7 @@ def test_least_squares_is_numpys_lstsq_on_every_prefix():
     predictions = baselines.least_squares(xs, ys)
     for b, k in np.ndindex(20, 9):  # from no example, w is 0
         w = np.linalg.lstsq(xs[b, :k], ys[b, :k], rcond=None)[0] if k else np.zeros(4)
-        same(predictions[b, k], xs[b, k] @ w, 1e-6, f"prompt {b}, after {k} examples")
+        near(predictions[b, k], xs[b, k] @ w, 1e-6, f"prompt {b}, after {k} examples")
 
 def lasso_weights(xs, ys, alpha):
     """The Lasso's w after all examples, read off its predictions at the unit vectors: (B, d)."""
@@ -410,19 +412,19 @@ def test_lasso_meets_its_optimality_conditions_in_any_units():
             pull = np.einsum("bnd,bn->bd", X, e) / X.shape[1]  # X^T e / n
             zero = np.abs(w) < 1e-9
             below(np.abs(pull[zero]), alpha + 1e-4, f"|pull| at weights of 0, alpha {alpha}")
-            same(pull[~zero], alpha * np.sign(w[~zero]), 1e-4, f"pull at others, alpha {alpha}")
+            near(pull[~zero], alpha * np.sign(w[~zero]), 1e-4, f"pull at others, alpha {alpha}")
 
 def test_lasso_gives_all_weight_to_the_slightly_larger_of_two_inputs():
     for larger in (1.01, 1.0001):  # plain sweeps would take some 10,000 to get there
         w = lasso_weights(np.array([[[1, larger]]]), np.array([[2.0]]), 0.03)
-        same(w, [[0, (2 * larger - 0.03) / larger**2]], 1e-4, f"w of inputs 1 and {larger}")
+        near(w, [[0, (2 * larger - 0.03) / larger**2]], 1e-4, f"w of inputs 1 and {larger}")
 
 def test_lasso_takes_the_best_alpha_for_each_number_of_examples():
     xs, ys = sample_prompts(SparseLinear(5, 1), rng(), 30, 8)
     alphas = np.geomspace(0.03, 1, 8)
     alone = np.array([baselines.lasso(xs, ys, alpha) for alpha in alphas])  # (alpha, B, N)
     each = baselines.lasso(xs, ys, alphas)
-    same(each[:, 1:], alone[range(1, 8), :, range(1, 8)].T, 1e-5, "with an alpha for each number")
+    near(each[:, 1:], alone[range(1, 8), :, range(1, 8)].T, 1e-5, "with an alpha for each number")
     best = alphas[np.argmin(((alone - ys) ** 2).mean(1), axis=0)]
     equal(baselines.tune_lasso(SparseLinear(5, 1), rng(), 8, 30, alphas), best, "best alphas")
 
@@ -452,33 +454,33 @@ def test_bayes_and_class_probabilities_are_brute_force_ridge_regressions():
         noise = 1e-10 + s * s
         either = [(0.3, lambda x: x / 2, noise), *((0.7 / 6, phi, noise) for phi in pairs)]
         both = [(1 / 6, lambda x, phi=phi: np.hstack([0.4 * x / 2, 0.6 * phi(x)]),
-                 0.52e-10 + s * s) for phi in pairs]
+                 0.52e-10 + s * s) for phi in pairs]  # 0.4^2 + 0.6^2 = 0.52
         for c, hypotheses in ((dense, [(1, lambda x: x / 2, noise)]), (mixture, either),
                               (blend, both)):
             xs, ys = map(np.float64, sample_prompts(c, rng(), 5, 7))
             ys += s * rng(1).standard_normal(ys.shape)
             expected, first = brute_force(hypotheses, xs, ys)
             margin = 1e-6 if s else 1e-4
-            same(baselines.bayes(c, s)(xs, ys), expected, margin, f"{c}, label noise {s}")
+            near(baselines.bayes(c, s)(xs, ys), expected, margin, f"{c}, label noise {s}")
             if c == mixture:
                 p = baselines.class_probabilities(c, s)(xs, ys)
-                same(p, np.stack([first, 1 - first], 2), margin, f"probabilities, noise {s}")
+                near(p, np.stack([first, 1 - first], 2), margin, f"probabilities, noise {s}")
 
 def test_the_gaussian_process_is_that_of_its_covariance():
     xs, ys = map(np.float64, sample_prompts(WAVE, rng(), 5, 7))
     root = lambda x: np.linalg.cholesky(np.exp(-((x - x.T) ** 2) / 2) + 1e-9 * np.eye(len(x)))
     expected, _ = brute_force([(1, root, 1e-3)], xs, ys)  # root root^T: the covariance of f(x)
-    same(baselines.gaussian_process(xs, ys), expected, 1e-4, "predictions")
+    near(baselines.gaussian_process(xs, ys), expected, 1e-4, "predictions")
 
 def test_bayes_is_brute_force_where_no_hypothesis_explains_the_examples():
-    omega = 1.5 / 40 * np.arange(0.5, 320)
+    omega = 1.5 / 40 * np.arange(0.5, 320)  # Sinusoid's grid, written again
     prior = omega**5 * np.exp(-4 * omega)  # Gamma(6, 1/4)
     waves = [(p, lambda x, w=w: np.hstack([np.sin(w * x), np.cos(w * x)]), (1.5 / 40) ** 2 / 12)
              for w, p in zip(omega, prior / prior.sum() / 2) if p > 1e-12]
     for c, n in ((WAVE, 7), (ConvexCombination(LINE, WAVE, 0.5), 40)):  # no wave explains the half
         xs, ys = map(np.float64, sample_prompts(c, rng(3), 1, n))
         expected, _ = brute_force([(0.5, lambda x: x, 1e-10), *waves], xs, ys)
-        same(baselines.bayes(Mixture((LINE, WAVE)))(xs, ys), expected, 1e-3, f"predictions, {c}")
+        near(baselines.bayes(Mixture((LINE, WAVE)))(xs, ys), expected, 1e-3, f"predictions, {c}")
 
 def test_predictions_are_finite_in_any_unit():
     dense, sparse = DenseLinear(4), SparseLinear(4, 1)
@@ -500,7 +502,7 @@ def test_effective_noise_of_an_ideal_learner_is_its_noise():
             learner = lambda xs, ys: baselines.bayes(c, s)(
                 xs, ys + s * rng(99).standard_normal(ys.shape))
             value, (low, high), _ = baselines.effective_noise(learner, c, rng(), 11, n)
-            same(value, s, margin * s, f"noise, {c}")
+            near(value, s, margin * s, f"noise, {c}")
             assert low <= s <= high, f"noise {s}, {c}: got the interval from {low} to {high}"
     value, interval, _ = baselines.effective_noise(lambda xs, ys: 0 * ys, dense, rng(), 11, 300)
     equal((value, *interval), (math.inf,) * 3, "noise of predicting zero")
@@ -515,8 +517,8 @@ def test_intervals_of_ratios_and_of_the_farthest_are_right_in_95_of_100():
         hits.append(abs(value - 2) < margin)
         value, margin = claims.farthest(r.standard_normal((100, 10)))
         alarms.append(value > margin)
-    same(np.mean(hits), 0.95, 0.03, "share of intervals that hold the ratio")
-    same(np.mean(alarms), 0.05, 0.035, "share of false alarms")
+    near(np.mean(hits), 0.95, 0.03, "share of intervals that hold the ratio")
+    near(np.mean(alarms), 0.05, 0.035, "share of false alarms")
 
 def test_a_number_holds_with_its_whole_interval():
     got = [claims.Row("", "", (1.0, 0.1), high=bound).verdict for bound in (1.2, 1.05, 0.8)]
@@ -530,7 +532,7 @@ def test_the_selection_weight_of_the_optimum_is_the_posterior():
     got = report.selection_weight(at, ["dense", "sparse"], "mixture model").mean(0)
     p = baselines.class_probabilities(mixture)(xs, ys)[..., 1]
     expected = (p * (b - a) ** 2).sum(0) / np.maximum(((b - a) ** 2).sum(0), 1e-9)
-    same(got, expected[1:], 1e-6, "weight on the sparse class")
+    near(got, expected[1:], 1e-6, "weight on the sparse class")
 
 def found(name, learn, size, prompts):
     """What predictors answer in an experiment, learn(class) in the place of each model."""
@@ -544,16 +546,11 @@ def test_claims_on_perfect_learners_hold_and_on_predicting_zero_do_not():
     perfect = claims.claims_of(found("sparse", baselines.bayes, train.SIZES["small"], 400))
     last = claims.table({"perfect": perfect})[-1]
     equal(last, "perfect, 14 claims: 14 holds, 0 undecided, 0 does not hold", "counts of verdicts")
-    sine = claims.claims_of(found("sine", baselines.bayes, TINIER, 4))
-    equal(len(claims.verdicts(sine)), 14, "number of claims on sine")
     zero = claims.claims_of(found("sparse", lambda c: lambda xs, ys: 0 * ys, TINIER, 100))
     found_zero = [v for claim, v in claims.verdicts(zero).items() if "near-optimal on" in claim]
     equal(found_zero, 2 * ["does not hold"], "whether predicting zero is near-optimal")
 
 # -------------------------------------------------------------------------------------- the runs
-
-TINIER = train.Size(1, 1, 8, n_dims=3, nnz=1, sparse_points=5, sparse_steps=40, sine_points=6,
-                    sine_steps=40, batch=8, prompts=8, curriculum=0.5, first_dims=1)
 
 FORK = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
 FAST = mock.patch.object(multiprocessing, "get_context", lambda kind: FORK)  # starts sooner
@@ -639,6 +636,11 @@ def test_the_command_trains_measures_shows_and_again_changes_nothing(tmp_path):
     equal((status, "training" in out, path.exists()), (0, False, False), "status; trained again?")
     del before[path.relative_to(tmp_path)]
     equal(contents(tmp_path), before, "files")
+    mixture = [p for p in train.predictors_of(train.make_experiment("sparse", TINIER), tmp_path)
+               if p.name == "mixture"][0]
+    equal(files.is_due(mixture), False, "whether the mixture model is to be measured")
+    os.utime(mixture.path, (time.time() + 9,) * 2)
+    equal(files.is_due(mixture), True, "the same, when its checkpoint is younger")
     wider = program("--only", "sparse/wide", "--out", tmp_path, experiment="coverage")
     table = (tmp_path / "results.csv").read_text()
     equal((wider[0], table.count("nnz-coverage,wide model,")), (0, 3), "status; points of a curve")
@@ -647,19 +649,19 @@ def test_however_a_run_ends_it_goes_on_to_the_same_bits(tmp_path):
     calm, storm, handler = tmp_path / "calm", tmp_path / "storm", signal.getsignal(signal.SIGINT)
     arguments = "--steps", 300, "--seed", 1, "--out"
     equal(program(*arguments, calm, "--processes", 6)[0], 0, "exit status")
-    first, reached = storm / "sparse/mixture.npz", 0
-    step = lambda: icl.load_checkpoint(first)[2]["step"] if first.exists() else 0
+    checkpoint, before = storm / "sparse/mixture.npz", 0
+    reached = lambda: icl.load_checkpoint(checkpoint)[2]["step"] if checkpoint.exists() else 0
     stopped = "stopped; the same command goes on from the last checkpoints"
     ctrl_c = lambda p: os.killpg(p.pid, signal.SIGINT)  # as a terminal does: to all its processes
     for end, status, words in ((subprocess.Popen.kill, -9, ""), (ctrl_c, 130, stopped)):
-        p = start(*arguments, storm, "--processes", 2, save_seconds=0)
-        while p.poll() is None and step() <= reached:
+        p = start(*arguments, storm, "--processes", 2, save_seconds=0)  # saves at every step
+        while p.poll() is None and reached() <= before:
             time.sleep(0.01)
         end(p)
         err = p.communicate(timeout=30)[1].strip()  # at its last child's end, too: none is left
         equal((p.returncode, err), (status, words), "exit status and stderr")
-        reached = step()
-    below(reached, 600, "steps before the last run")
+        before = reached()
+    below(before, 600, "steps before the last run")
     equal(program(*arguments, storm, "--processes", 1)[0], 0, "exit status")
     equal(contents(storm), contents(calm), "files")
     equal(signal.getsignal(signal.SIGINT), handler, "what Ctrl-C does in Python afterwards")
@@ -707,8 +709,9 @@ def test_what_a_user_can_mend_is_told_in_one_line(tmp_path):
                    "diverged at step", "seed 7", "learning rates")
     own = type("Own", (), {"n_dims": 1, "__init__": lambda self, **_: None,
                            "hypotheses": lambda self: WAVE.hypotheses()})
-    with mock.patch.object(train, "Sinusoid", own):  # its text names a place in memory
-        assert_refused(program(*new, experiment="sine"), "Own object", "dataclass")
+    for own in (own, dataclass(own)):  # its text names a place in memory; it has no hash
+        with mock.patch.object(train, "Sinusoid", own):
+            assert_refused(program(*new, experiment="sine"), "Own")
     for edit, words in ((dict(n_head=3), "n_embd (8)"), (dict(nnz=4), "nnz"),
                         (dict(prompts=1), "prompts"), (dict(lr=math.nan), "lr")):
         assert_refused(program(*new, size=replace(TINIER, **edit)), words)
@@ -723,18 +726,6 @@ def test_every_purpose_has_a_random_stream_of_its_own():
     streams = [make(0).stream("a"), make(0).stream("b"), make(1).stream("a"),
                make(0, "sparse").stream("a")]
     equal(len({s.random() for s in streams}), 4, "different first numbers of 4 streams")
-
-if os.environ.get("ICL_SLOW"):
-    def test_the_lab_and_the_scripts_in_results_run():
-        for folder, *arguments in [
-                ("course", "check_lab.py"),
-                ("results", "-c", "import recipe; recipe.main(2, ('the recipe', 'earlier: both'))"),
-                ("results", "-c", "import road; road.main([(c, n, 4, 2, show) "
-                 "for c, n, _, _, show in road.ROADS[:2]])"),
-                ("results", "-c", "import speed; speed.main(1, ('tiny',))")]:
-            done = subprocess.run([sys.executable, *arguments], cwd=HERE / folder, text=True,
-                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-            equal(done.returncode, 0, f"exit status of {arguments}: {done.stdout}")
 
 def run(words):
     """Run all tests, or those whose names hold one of the words; returns the exit status."""

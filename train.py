@@ -18,7 +18,8 @@ squares or the exact optimum. Three stages, with files between them, work on wha
 
 The first two are here, the third is results/report.py. A fourth, results/claims.py, judges whether
 the paper (arXiv 2311.00871) is right. Models train side by side, each in a process of its own on
-one core (results/jobs.py). Whatever ends a run, the same command goes on from its last checkpoints.
+one core (results/jobs.py). Whatever ends a run, the same command goes on from its last checkpoints;
+which files it can use, results/files.py says.
 """
 import os
 
@@ -27,8 +28,6 @@ for _name in ("OPENBLAS_NUM", "MKL_NUM", "OMP_NUM", "VECLIB_MAXIMUM"):  # read b
 
 import argparse
 import contextlib
-import io
-import json
 import math
 import platform
 import re
@@ -45,7 +44,7 @@ import numpy as np
 
 import baselines
 import icl
-from results import jobs
+from results import files, jobs
 from tasks import (ConvexCombination, DenseLinear, Mixture, Sinusoid, SparseLinear, narrow,
                    plain_numbers, sample_prompts)
 
@@ -96,13 +95,15 @@ SIZES = {
                   sine_points=41, sine_steps=1500, curriculum=0.1),
 }
 EXPERIMENTS = "sine", "sparse"  # in the order of the report
+OWN, MIXED = "optimum for these functions", "optimum of the mixture"  # it knows the class, or not
 
 
 @dataclass(frozen=True)
 class Experiment:
     """Which models are trained, on what, and what they are asked afterwards.
 
-    A sweep asks what no model was trained on: name of the sweep -> place on its x axis -> class.
+    A sweep leads from pretraining to what lies outside it: its name -> place on the x axis ->
+    class.
     """
     name: str
     size: Size
@@ -127,8 +128,8 @@ class Experiment:
 
     @cached_property
     def asked(self):
-        """What identifies the prompts of evaluation: for others, predictors are measured again. A
-        sheet is known by its name, so give what you change another one."""
+        """Stands in predictions files; one with another value is out of date. A sheet of prompts
+        is known by its name alone: if you change its prompts, rename it."""
         return {"prompts": self.size.prompts, "nnz": self.size.nnz, "sheets": list(sheets_of(self))}
 
     def stream(self, *purpose):
@@ -153,7 +154,8 @@ def make_experiment(name, size, seed=0):
                              f"digits, spaces, _ and -, and do not begin like {', '.join(taken)}")
     for c in e.pretraining.values():
         if " object at 0x" in str(c):  # files name the class that they were made with
-            raise ValueError(f"{c} must be a dataclass: its text must say what it is")
+            raise ValueError(f"{c} must be a frozen dataclass: its text must say what it is")
+        hash(c)  # TypeError unless frozen; optimal_loss keeps a loss for each class
     return e
 
 
@@ -163,8 +165,8 @@ def sparse_experiment(size, seed):
     classes = {"dense": DenseLinear(d), "sparse": SparseLinear(d, size.nnz)}
     pretraining = classes | {"mixture": Mixture(classes.values())}
     numbers = {k: SparseLinear(d, k) for k in range(1, d + 1)}
-    with contextlib.suppress(ValueError):  # too many hypotheses, as with the paper's 20 dims
-        wide = Mixture(numbers.values())
+    wide = Mixture(numbers.values())
+    with contextlib.suppress(ValueError):  # at 20 dims its optimum is out of reach: no wide model
         wide.hypotheses()
         pretraining["wide"] = wide
     return Experiment("sparse", size, classes, pretraining, size.sparse_points, size.sparse_steps,
@@ -180,6 +182,7 @@ def sine_experiment(size, seed):
     pretraining = classes | {"mixture": Mixture(classes.values()), "wide": Mixture(curves.values())}
     frequencies = 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0
     sweeps = {"weights": {w: blend(w) for w in np.linspace(0, 1, 11).tolist()},
+              # At the last x, which was shown before: see sheets_of.
               "again": {w: blend(w) for w in (0.0, 0.3, 0.5, 0.7, 1.0)},
               "frequency": {omega: Sinusoid(frequency=omega) for omega in frequencies}}
     return Experiment("sine", size, classes, pretraining, size.sine_points, size.sine_steps,
@@ -194,7 +197,8 @@ SAVE_SECONDS = 30  # between checkpoints
 
 @dataclass(frozen=True)
 class Predictor:
-    """What predicts in an experiment, and its files. One with steps is a model, to be trained."""
+    """What predicts in an experiment, by name, and its files; measure_job makes the function that
+    predicts. One with steps is a model, to be trained; the others have 0."""
     experiment: Experiment
     name: str
     steps: int
@@ -217,40 +221,9 @@ class Predictor:
                 **{k: getattr(e.size, k) for k in ("batch", "lr", "matrix_lr", "warmup")},
                 "curriculum": e.size.curriculum and [e.size.curriculum, e.size.first_dims]}
 
-    def refuse_others(self, path, facts):
-        """icl.Refused, by name, if a file was made with other settings."""
-        made = {"curriculum": 0.0}  # files of before the curriculum do not name it
-        made |= facts["settings"] if isinstance(facts.get("settings"), dict) else {}
-        for name, value in self.settings.items():
-            if name not in made or made[name] != value:
-                raise icl.Refused(f"{path} was made with {name} = {made.get(name)}, not {value}: "
-                                  "choose another --out, or the same settings")
-
     def load(self, optimizer=None, rng=None):
-        """Parameters and extra of its checkpoint; restores the optimiser and rng, if given.
-
-        icl.Refused if the checkpoint is damaged or another's.
-        """
-        params, config, extra = icl.load_checkpoint(self.path, optimizer)
-        self.refuse_others(self.path, extra)
-        try:
-            possible = config == self.experiment.config and self.can_be(extra)
-            if optimizer:
-                rng.bit_generator.state = extra["rng"]
-                squares = [a for name, a in optimizer.state.items() if name.startswith("v.")]
-                possible &= optimizer.state["t"] == extra["step"] and min(map(np.min, squares)) >= 0
-        except Exception:  # whatever a stranger's file can cause
-            possible = False
-        if not possible:
-            raise icl.Refused(f"{self.path} holds no state that training can be in")
-        return params, extra
-
-    def can_be(self, extra):
-        """Whether training can have reached what a checkpoint says."""
-        step, seconds, losses = extra["step"], extra["seconds"], extra.get("losses", [])
-        kept = 0 if step == self.steps else step  # a finished model keeps no losses
-        return (0 <= step <= self.steps and 0 <= seconds <= 1e5 * step and len(losses) == kept
-                and all(type(loss) is float for loss in losses))
+        """Parameters and extra of its checkpoint; see files.load_model."""
+        return files.load_model(self, optimizer, rng)
 
     def reached(self):
         """The step that its checkpoint has reached; 0 without one."""
@@ -295,7 +268,7 @@ def resume(model):
     """Where its checkpoint left off, or a fresh start: params, optimizer, rng, losses of every
     step so far, seconds that they took."""
     e, size = model.experiment, model.experiment.size
-    params = icl.init_params(e.config, e.stream(model.name, 0))
+    params = icl.init_params(e.config, e.stream(model.name, 0))  # 0: a name would change all bits
     rng = e.stream(model.name, "training prompts")
     optimizer = icl.Muon(params, size.lr, size.matrix_lr, clip=1.0)
     if not model.path.exists():
@@ -313,10 +286,11 @@ def optimal_loss(model):
         return np.mean(icl.loss_weights(xs, ys) * (baselines.bayes(c)(xs, ys) - ys) ** 2)
 
     def optimum(first, last):
-        lessons = [lesson(model, (step - 1) / model.steps) for step in (first, last)]
-        if lessons[0] != lessons[1]:
-            lessons = [lesson(model, step / model.steps) for step in range(first - 1, last)]
-        return np.mean([of_lesson(*each) for each in lessons])
+        ends = [lesson(model, (step - 1) / model.steps) for step in (first, last)]
+        if ends[0] == ends[1]:  # nearly always: one lesson for all these steps
+            return of_lesson(*ends[0])
+        return np.mean([of_lesson(*lesson(model, step / model.steps))
+                        for step in range(first - 1, last)])
 
     return optimum
 
@@ -333,17 +307,18 @@ def train(model, save_seconds=math.inf, go_on=lambda *numbers: True):
     params, optimizer, rng, losses, seconds = resume(model)
 
     def save():
-        if (reached := model.reached()) > len(losses):
-            raise icl.Refused(f"{model.path} is at step {reached:,}, this run only at "
-                              f"{len(losses):,}: another run trains the same model")
+        step = len(losses)
+        if (there := model.reached()) > step:
+            raise icl.Refused(f"{model.path} is at step {there:,}, this run only at {step:,}: "
+                              "another run trains the same model")
         write_curve(model.path.with_suffix(".csv"), losses, model.steps, optimum)
-        done = len(losses) == model.steps  # then no training state is still needed
-        state = {} if done else {"losses": losses, "rng": rng.bit_generator.state}
+        rest = {} if step == model.steps else {  # what only further training needs
+            "optimizer": optimizer, "losses": losses, "rng": rng.bit_generator.state}
         try:
-            icl.save_checkpoint(model.path, params, e.config, None if done else optimizer,
-                                step=len(losses), seconds=seconds, settings=model.settings, **state)
+            icl.save_checkpoint(model.path, params, e.config, step=step, seconds=seconds,
+                                settings=model.settings, **rest)
         except ValueError as error:
-            raise diverged(len(losses), error) from error
+            raise diverged(step, error) from error
 
     def diverged(step, error):
         return icl.Refused(f"{model.label} diverged at step {step} with seed {e.seed}: {error}; "
@@ -400,19 +375,21 @@ def train_all(models, processes):
     """Train the models side by side, with one status line for all."""
     for model in models:
         if 0 < (step := model.reached()) < model.steps:
-            resume(model)  # refuses what cannot be resumed
+            resume(model)  # only so that it is refused here, before any process starts
             print(f"{model.label} goes on from step {step:,} of {model.steps:,}", flush=True)
     print(f"training {len(models)} models; shown: steps done, loss minus optimum's", flush=True)
     points = np.array([model.experiment.n_points for model in models])  # of a prompt
     steps = np.array([model.steps for model in models])
     at_start = [(model.reached(), 0.0, 0.0) for model in models]
 
-    def status(working, sent):  # the arrays: a number a model
+    def status(working, sent):
+        # Arrays over the models: the numbers that each sent last, or of its checkpoint.
         step, over, seconds = np.array([sent.get(i, at_start[i]) for i in range(len(models))]).T
         left, begun = points * (steps - step), seconds > 0
         text = f"{(step == steps).sum()}/{len(models)} done"
         if begun.any():  # a point of a prompt will take as long as it took on average so far
             pace = seconds[begun].sum() / (points * step)[begun].sum()
+            # The longest model's time, or an equal share of all for each process.
             seconds_left = round(pace * max(left.max(), left.sum() / processes))
             text += f", {timedelta(seconds=seconds_left)} left"
         now = [f"{models[i].label} " + (f"{step[i] / steps[i]:.0%} {over[i]:+.3f}"
@@ -424,7 +401,6 @@ def train_all(models, processes):
 
 # ------------------------------------------------------------------------------------- measuring
 
-OWN, MIXED = "optimum for these functions", "optimum of the mixture"
 # Sheet: title, which names its random stream, too; weight of the line.
 PICTURES = {"functions-1": ("a line", 1.0), "functions-2": ("a sinusoid", 0.0),
             "functions-3": ("half of each", 0.5)}
@@ -447,7 +423,7 @@ def sheets_of(e):
         sheets[f"icl-{shown}"] = Sheet(c, xs, ys, list(range(e.n_points)))
     for sweep, classes in e.sweeps.items():
         for x, c in classes.items():
-            rng, at = e.stream(sweep, x), e.at if sweep != "again" else e.at[-1:]
+            rng, at = e.stream(sweep, x), e.at[-1:] if sweep == "again" else e.at
             xs, ys = sample_prompts(c, rng, max(2, e.size.prompts // 2), at[-1] + 1)
             if sweep == "again":  # the last x is one that was shown before
                 which = np.arange(len(xs)), rng.integers(at[-1], size=len(xs))
@@ -470,17 +446,17 @@ def picture(c, rng, n):
 
 def computed(e, name, key, sheet):
     """The predictor of that name, which nobody trained; None if it is not asked on this sheet."""
-    along = key.startswith("icl-")
+    whole_curve = key.startswith("icl-")
     if name == "least squares":
         return baselines.least_squares
     if name == "Gaussian process":
         return baselines.gaussian_process
-    if name == "Lasso" and along:  # with the best alpha for each number of examples
+    if name == "Lasso" and whole_curve:  # with the best alpha for each number of examples
         alphas = baselines.tune_lasso(sheet.function_class, e.stream(key, "lasso"), e.n_points,
                                       n_prompts=min(300, e.size.prompts))
         return partial(baselines.lasso, alpha=alphas)
-    known = {MIXED: e.mixture, OWN: sheet.function_class}
-    if along:
+    known = {MIXED: e.mixture, OWN: sheet.function_class}  # optimum -> what it knows
+    if whole_curve:
         known |= {f"optimum of {shown}": c for shown, c in e.classes.items()}
     if name in known:
         with contextlib.suppress(ValueError):  # too many hypotheses
@@ -488,36 +464,39 @@ def computed(e, name, key, sheet):
     return None
 
 
-def label_noise(e, name, model):
-    """Effective label noise (value, low, high): on all of a model's pretraining, and, of the
-    mixture model, on each class alone."""
-    noise, n = {}, min(1000, e.size.prompts)
-    for part, c in {"pretraining": None, **(e.classes if name == "mixture" else {})}.items():
-        rng = e.stream("noise", name, part) if c else e.stream("noise", name)
+def label_noise(e, name, trained):
+    """Effective label noise (value, low, high) of a trained predictor: on all of its pretraining,
+    and, of the mixture model, on each class alone."""
+    def noise_on(n_prompts, *part, prompts_of=None):
         value, interval, _ = baselines.effective_noise(
-            model, e.pretraining[name], rng, e.n_points, n // 2 if c else n, prompts_of=c)
-        noise[part] = value, *interval
-    return noise
+            trained, e.pretraining[name], e.stream("noise", name, *part), e.n_points, n_prompts,
+            prompts_of=prompts_of)
+        return value, *interval
+
+    n, parts = min(1000, e.size.prompts), e.classes if name == "mixture" else {}
+    return {"pretraining": noise_on(n),
+            **{part: noise_on(n // 2, part, prompts_of=c) for part, c in parts.items()}}
 
 
-def measure(e, name, model=None):
+def measure(e, name, trained=None):
     """What a predictor answers: facts about it, and an array (B, A) for each sheet.
 
-    With the mixture model go ideal learners, SHEET/wary and SHEET/noisy, as they need to know its
-    effective label noise; with the wide one the exact optimum of its mixture, SHEET/optimum.
+    trained: the function that predicts, if it is a model. With the mixture model go ideal
+    learners, SHEET/wary and SHEET/noisy, as they need to know its effective label noise; with the
+    wide one goes the exact optimum of its mixture, SHEET/optimum.
     """
     facts, arrays = {"size": asdict(e.size), "asked": e.asked}, {}
-    if model:
-        facts["noise"] = label_noise(e, name, model)
+    if trained:
+        facts["noise"] = label_noise(e, name, trained)
     for key, sheet in sheets_of(e).items():
         answers = {}
         if name in e.classes and name not in e.controls and not key.startswith("icl-"):
-            continue  # it would not be shown
-        if predict := model or computed(e, name, key, sheet):
+            continue  # only the controls answer sweeps, which take long
+        if predict := trained or computed(e, name, key, sheet):
             answers[key] = predict(sheet.xs, sheet.ys)
-        if model and name == "mixture":
+        if trained and name == "mixture":
             answers |= ideal_learners(e, facts["noise"]["pretraining"][0], key, sheet)
-        if model and name == "wide":
+        if trained and name == "wide":
             answers[f"{key}/optimum"] = baselines.bayes(e.pretraining[name])(sheet.xs, sheet.ys)
         arrays |= {kind: np.float32(a[:, sheet.at]) for kind, a in answers.items()}
     return facts, arrays
@@ -537,69 +516,21 @@ def ideal_learners(e, s, key, sheet):
 
 def measure_job(p, send):
     """Measure a predictor in a process of its own, write its predictions, and send its name."""
-    model, made = None, {"settings": p.settings, "made_by": f"Python {platform.python_version()}, "
-                         f"NumPy {np.__version__}, {platform.system()} {platform.machine()}"}
+    made_by = (f"Python {platform.python_version()}, NumPy {np.__version__}, "
+               f"{platform.system()} {platform.machine()}")
+    trained, made = None, {"settings": p.settings, "made_by": made_by}
     if p.steps:
         params, extra = p.load()
         if extra["step"] != p.steps:  # another run put it there meanwhile
             raise icl.Refused(f"{p.path} is not trained to its end")
-        model, made["seconds"] = partial(icl.predict, params, p.experiment.config), extra["seconds"]
+        trained = partial(icl.predict, params, p.experiment.config)
+        made["seconds"] = extra["seconds"]
         with contextlib.suppress(OSError, ValueError):  # it may be gone, or older
             made["curve"] = np.loadtxt(p.path.with_suffix(".csv"), delimiter=",", skiprows=1,
                                        usecols=(0, 2), ndmin=2).tolist()  # step, over_optimum
-    facts, arrays = measure(p.experiment, p.name, model)
-    packed = io.BytesIO()
-    np.savez(packed, header=np.array(json.dumps(facts | made)), **arrays)
-    p.path.parent.mkdir(parents=True, exist_ok=True)
-    icl.write_whole(p.predictions, packed.getvalue())
+    facts, arrays = measure(p.experiment, p.name, trained)
+    files.write_predictions(p.predictions, facts | made, arrays)
     send(p.label)
-
-
-def read_predictions(path):
-    """The facts and arrays of a predictions file; icl.Refused if it is no such file."""
-    try:
-        if not path.is_file():
-            raise ValueError("it is no regular file")
-        with np.load(path, allow_pickle=False) as npz:
-            arrays = dict(npz)
-        facts = json.loads(str(arrays.pop("header")))
-        Size(**facts["size"])  # TypeError where a field is unknown
-        facts["asked"]["sheets"], facts["settings"], facts["made_by"]  # KeyError where one is not
-        seconds = facts.get("seconds", 0)
-        rows = [*facts.get("noise", {}).values(), *facts.get("curve", []), [seconds]]
-        if (any(len(row) > 3 or type(v) not in (int, float) for row in rows for v in row)
-                or not 0 <= seconds < 1e9):
-            raise ValueError("its facts are not those of a model")
-        if any(a.dtype.kind != "f" or np.isinf(a).any() for a in arrays.values()):
-            raise ValueError("an answer is infinite or no real number")
-    except Exception as error:  # whatever a stranger's file can cause
-        raise icl.Refused(f"{path} is not a predictions file that can be used: "
-                          f"{str(error) or repr(error)}".split("\n")[0]) from error
-    return facts, arrays
-
-
-def is_due(p):
-    """Whether a predictor is to be measured, once or again. Only a finished model ever is."""
-    if p.reached() < p.steps:  # what nobody trains has 0 steps
-        return False
-    if not p.predictions.is_file():
-        return True
-    newer = p.path.exists() and p.path.stat().st_mtime > p.predictions.stat().st_mtime
-    return newer or read_predictions(p.predictions)[0]["asked"] != p.experiment.asked
-
-
-def check_files(predictors, out):
-    """icl.Refused, by name, if there are files in the way: damaged, or made with other settings."""
-    for path in out.glob("*/*.predictions.npz"):
-        read_predictions(path)
-    for p in predictors:
-        finished = p.reached() == p.steps
-        if p.predictions.is_file():
-            facts, _ = read_predictions(p.predictions)
-            p.refuse_others(p.predictions, facts)
-            if facts["asked"] != p.experiment.asked and not finished:
-                raise icl.Refused(f"{p.predictions} is for other prompts, and there is no finished "
-                                  f"{p.path}")
 
 
 # ---------------------------------------------------------------------------------- command line
@@ -608,16 +539,19 @@ def parse_arguments(argv):
     """The command line, checked; argparse exits with status 2 where it is wrong."""
     parser = argparse.ArgumentParser(
         description="Train transformers on mixtures of function classes and compare them with the "
-                    "exact optimum. The default size is the paper's.", allow_abbrev=False)
-    size, add = parser.add_mutually_exclusive_group(), parser.add_argument
+                    "exact optimum. The default size is the paper's; tiny takes minutes on a "
+                    "laptop, small two hours.", allow_abbrev=False)
+    sizes, add = parser.add_mutually_exclusive_group(), parser.add_argument
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    size.add_argument("--tiny", action="store_true", help="minutes on a laptop")
-    size.add_argument("--small", action="store_true", help="two hours on a laptop")
+    for name, size in SIZES.items():
+        sizes.add_argument(f"--{name}", dest="size", action="store_const", const=name,
+                           default="paper", help=f"{size.n_layer} layers, {size.n_embd} channels")
     add("--experiment", choices=(*EXPERIMENTS, "coverage"), help="one of them (default: sine and "
         "sparse). coverage: mixture models of two classes, and of all that lies between")
     add("--only", metavar="MODEL", help="only train this one, such as sparse/dense, so that "
         "machines which share a directory can share the work")
-    add("--steps", type=int, help="of training a specialist; a mixture model takes twice as many")
+    add("--steps", type=int, help="of training a specialist; a mixture model takes twice as "
+        "many, one of all that lies between three times")
     add("--seed", type=int, default=0, help="of all random numbers (default: 0)")
     add("--processes", type=int, default=cores or 1,
         help="side by side (default: one a core); the numbers do not depend on it")
@@ -627,13 +561,13 @@ def parse_arguments(argv):
         value = getattr(a, name)
         if value is not None and value < least:
             parser.error(f"argument --{name}: must be {least} or more, not {value}")
-    a.size = "tiny" if a.tiny else "small" if a.small else "paper"
     a.out = a.out or Path("runs") / "-".join(filter(None, [a.size, a.experiment]))
     return a
 
 
 def choose(a):
-    """The experiments to be shown, and the models to be trained, that the arguments ask for."""
+    """Experiments to be shown, models that --experiment names, and those of them that --only
+    leaves to be trained."""
     size = SIZES[a.size]
     if a.steps:
         size = replace(size, sparse_steps=a.steps, sine_steps=a.steps)
@@ -642,7 +576,7 @@ def choose(a):
         models = [p for e in experiments for p in predictors_of(e, a.out) if p.steps]
     except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
         raise icl.Refused(f"this size or a class cannot be: {error}") from error
-    if a.experiment == "coverage":
+    if a.experiment == "coverage":  # of both experiments; wide models are trained by no other
         models = [model for model in models if model.name in ("mixture", "wide")]
     else:
         models = [model for model in models if model.name != "wide"
@@ -661,7 +595,7 @@ def stages(a):
     experiments, models, chosen = choose(a)
     predictors = [p for e in experiments for p in predictors_of(e, a.out)]
     predictors.sort(key=lambda p: -p.experiment.n_points * p.steps)  # the longest jobs first
-    check_files(predictors, a.out)
+    files.check(predictors, a.out)
     print(f"{a.size} size into {a.out}, seed {a.seed}, NumPy {np.__version__}")
     todo = [p for p in predictors if p in chosen and p.reached() < p.steps
             and not p.predictions.is_file()]  # these are enough, if the checkpoint is gone
@@ -669,8 +603,8 @@ def stages(a):
         for e in experiments:
             report.rehearse(e, a.out)  # all stages on a few prompts: mistakes show before training
         train_all(todo, a.processes)
-    check_files(predictors, a.out)  # another run may have written some meanwhile
-    due = [p for p in predictors if is_due(p)]
+    files.check(predictors, a.out)  # another run may have written some meanwhile
+    due = [p for p in predictors if files.is_due(p)]
     jobs.side_by_side([(measure_job, p) for p in due], a.processes,
                       lambda _, sent: f"measuring: {len(sent)} of {len(due)} predictors done")
     report.show(a.out)

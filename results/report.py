@@ -26,6 +26,7 @@ from functools import partial
 import numpy as np
 
 import icl
+from results import files
 from train import MIXED, OWN, PICTURES
 
 TRUTH = "true function"
@@ -75,17 +76,17 @@ def read(folder):
     """
     found = []
     for name in train.EXPERIMENTS:
-        files = [train.read_predictions(path)
+        there = [files.read_predictions(path)
                  for path in sorted((folder / name).glob("*.predictions.npz"))]
-        facts = [facts for facts, _ in files]
+        facts = [facts for facts, _ in there]
         if any(what_is_asked(f) != what_is_asked(facts[0]) for f in facts):
             raise icl.Refused(f"{folder / name} holds predictions of several experiments, seeds, "
                               "dims or prompts")
-        if files:
+        if there:
             try:
                 size, seed = train.Size(**facts[0]["size"]), facts[0]["settings"]["seed"]
                 e = train.make_experiment(facts[0]["settings"]["experiment"], size, seed)
-                measured = {file[0]["settings"]["model"]: file for file in files}
+                measured = {each[0]["settings"]["model"]: each for each in there}
                 found.append(arrange(e, measured))
             except Exception as error:  # whatever a stranger's file can cause
                 raise icl.Refused(f"{folder / name} holds predictions that cannot be shown: "

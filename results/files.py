@@ -1,0 +1,103 @@
+"""What stands between the stages: which files a run can use, and which it must refuse.
+
+    a predictor has                        a run
+    no predictions                         trains it, if it is a model, and measures it
+    predictions for the same prompts       uses them, even if the checkpoint is gone
+    predictions for other prompts          measures it again, which needs a finished checkpoint
+
+A predictor here is a train.Predictor. What is refused is named, and nothing of it is changed.
+"""
+import io
+import json
+
+import numpy as np
+
+import icl
+
+
+def refuse_others(path, facts, settings):
+    """icl.Refused, by name, if a file was made with other settings."""
+    made = {"curriculum": 0.0}  # files of before the curriculum do not name it
+    made |= facts["settings"] if isinstance(facts.get("settings"), dict) else {}
+    for name, value in settings.items():
+        if name not in made or made[name] != value:
+            raise icl.Refused(f"{path} was made with {name} = {made.get(name)}, not {value}: "
+                              "choose another --out, or the same settings")
+
+
+def load_model(p, optimizer=None, rng=None):
+    """Parameters and extra of a checkpoint; restores the optimiser and rng, if given.
+
+    icl.Refused if the checkpoint is damaged, or another's, or no state that training can be in.
+    """
+    params, config, extra = icl.load_checkpoint(p.path, optimizer)
+    refuse_others(p.path, extra, p.settings)
+    try:
+        step, seconds, losses = extra["step"], extra["seconds"], extra.get("losses", [])
+        kept = 0 if step == p.steps else step  # a finished model keeps no losses
+        possible = (config == p.experiment.config and 0 <= step <= p.steps
+                    and 0 <= seconds <= 1e5 * step and len(losses) == kept
+                    and all(type(loss) is float for loss in losses))
+        if optimizer:
+            rng.bit_generator.state = extra["rng"]
+            squares = [a for name, a in optimizer.state.items() if name.startswith("v.")]
+            possible &= optimizer.state["t"] == step and min(map(np.min, squares)) >= 0
+    except Exception:  # whatever a stranger's file can cause
+        possible = False
+    if not possible:
+        raise icl.Refused(f"{p.path} holds no state that training can be in")
+    return params, extra
+
+
+def write_predictions(path, facts, arrays):
+    """Write what a predictor answered: facts, which JSON can hold, and name -> array."""
+    packed = io.BytesIO()
+    np.savez(packed, header=np.array(json.dumps(facts)), **arrays)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    icl.write_whole(path, packed.getvalue())
+
+
+def read_predictions(path):
+    """The facts and arrays of a predictions file; icl.Refused if it is no such file."""
+    try:
+        if not path.is_file():
+            raise ValueError("it is no regular file")
+        with np.load(path, allow_pickle=False) as npz:
+            arrays = dict(npz)
+        facts = json.loads(str(arrays.pop("header")))
+        facts["asked"]["sheets"], facts["size"], facts["settings"], facts["made_by"]  # KeyError
+        seconds = facts.get("seconds", 0)
+        rows = [*facts.get("noise", {}).values(), *facts.get("curve", []), [seconds]]
+        if (any(len(row) > 3 or type(v) not in (int, float) for row in rows for v in row)
+                or not 0 <= seconds < 1e9):
+            raise ValueError("its facts are not those of a model")
+        if any(a.dtype.kind != "f" or np.isinf(a).any() for a in arrays.values()):
+            raise ValueError("an answer is infinite or no real number")
+    except Exception as error:  # whatever a stranger's file can cause
+        raise icl.Refused(f"{path} is not a predictions file that can be used: "
+                          f"{str(error) or repr(error)}".split("\n")[0]) from error
+    return facts, arrays
+
+
+def is_due(p):
+    """Whether a predictor is to be measured, once or again. Only a finished model ever is."""
+    if p.reached() < p.steps:  # what nobody trains has 0 steps
+        return False
+    if not p.predictions.is_file():
+        return True
+    newer = p.path.exists() and p.path.stat().st_mtime > p.predictions.stat().st_mtime
+    return newer or read_predictions(p.predictions)[0]["asked"] != p.experiment.asked
+
+
+def check(predictors, out):
+    """icl.Refused, by name, if there are files in the way: damaged, or made with other settings."""
+    for path in out.glob("*/*.predictions.npz"):
+        read_predictions(path)
+    for p in predictors:
+        finished = p.reached() == p.steps
+        if p.predictions.is_file():
+            facts, _ = read_predictions(p.predictions)
+            refuse_others(p.predictions, facts, p.settings)
+            if facts["asked"] != p.experiment.asked and not finished:
+                raise icl.Refused(f"{p.predictions} is for other prompts, and there is no finished "
+                                  f"{p.path}")
