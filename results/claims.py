@@ -15,6 +15,7 @@ import train  # before NumPy: it holds the BLAS to one thread
 import argparse
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import NormalDist
 
 import numpy as np
@@ -25,7 +26,7 @@ from train import MIXED, OWN
 
 MODEL, WIDE, WAVES = "mixture model", "wide model", "sinusoid model"
 DENSE, SPARSE = "dense model", "sparse model"
-VERDICTS, NAN = ("does not hold", "undecided", "holds"), math.nan  # the worst first
+VERDICTS = "does not hold", "undecided", "holds"  # the worst first
 
 
 def mean(values, z=1.96):
@@ -58,7 +59,7 @@ def farthest(values):
     columns = values.T[~np.isnan(values).any(0)]
     z = NormalDist().inv_cdf(1 - 0.025 / max(1, len(columns)))
     numbers = [(abs(value), margin) for value, margin in (mean(v, z) for v in columns)]
-    return max(numbers, key=sum, default=(NAN, NAN))
+    return max(numbers, key=sum, default=(math.nan, math.nan))
 
 
 @dataclass
@@ -84,184 +85,206 @@ class Row:
 
 
 class Answers(dict):
-    """Predictor -> predictions; those of a predictor that is not there are nan."""
+    """Predictor -> predictions (B, N) on a sheet; those of one that is not there are nan."""
     def __missing__(self, predictor):
         return np.nan * self[TRUTH]
 
-    def apart(self, p, q=TRUTH):
-        """Squared distance of predictions, or error: (B, X), means over all but the first axes."""
-        d = (self[p] - self[q]) ** 2
-        return d if d.ndim == 2 else d.mean(2)
-
-
-def within(e, shown, answers, noise):
-    """Rows on the functions of one class."""
-    other, half = next(c for c in e.classes if c != shown), e.n_points // 2
-    own, theirs = f"{shown} model", f"{other} model"
-
-    def times(p, first=0, last=None, q=MODEL):
-        return ratio(*(answers.apart(r)[:, first:last].mean(1) for r in (q, p)))
-
-    near = f"near-optimal on {shown} functions"
-    cost = f"no extra cost on {shown} functions for not knowing the class"
-    fails = f"the {other} specialist fails on {shown} functions"
-    rows = [
-        Row(near, "effective label noise of the mixture model", noise("mixture"), high=0.1),
-        Row(near, "the same, on these functions alone", noise("mixture", shown)),
-        Row(near, f"its curve beside the {NOISY}'s",
-            residual(answers.apart(MODEL), answers.apart(NOISY)), high=0.03),
-        Row(near, "beside the exact optimum's",
-            residual(answers.apart(MODEL), answers.apart(MIXED))),
-        Row(near, "times that learner's error, early", times(NOISY, 1, max(2, half))),
-        Row(near, "times that learner's error, late", times(NOISY, half)),
-        Row(near, "excess over the optimum of the mixture",
-            mean((answers.apart(MODEL) - answers.apart(MIXED)).mean(1))),
-        *(Row(near, f"squared distance to the {p}", mean(answers.apart(MODEL, p)[:, 1:].mean(1)))
-          for p in (NOISY, WARY, MIXED)),
-        Row(cost, "times the specialist's error", times(own), high=1.1),
-        Row(cost, "times it from 2 examples on", times(own, min(2, half))),
-        Row(cost, "the optimum pays", times(OWN, q=MIXED)),
-        *(Row(cost, f"effective label noise of the {m} model", noise(m))
-          for m in ("mixture", shown)),
-        Row(fails, "times the mixture model's error", times(MODEL, q=theirs), low=2)]
-    if shown == "dense":
-        rows.append(Row("as good as least squares on dense functions", "times their error",
-                        times("least squares"), high=1.1))
-    if shown == "sparse":
-        claim = "better than least squares, as good as the Lasso on sparse ones"
-        rows += [Row(claim, "times the Lasso's error", times("Lasso"), high=1),
-                 Row(claim, "times least squares'", times("least squares"), high=1)]
-    return rows
-
-
-def selection(e, on):
-    """Rows on selection weights, at the worst number of examples of either class."""
-    weight = {p: np.hstack([selection_weight(on[f"icl-{c}"], e.classes, p) for c in e.classes])
-              for p in (MODEL, MIXED, NOISY)}
-    claim = "its selection weights are those of Bayes (ours, stricter than the paper's)"
-    return [Row(claim, "weight off the posterior's by", farthest(weight[MODEL] - weight[MIXED]),
-                high=0.1),
-            Row(claim, f"off the {NOISY}'s by", farthest(weight[MODEL] - weight[NOISY]))]
+    def distance(self, p, q=TRUTH):
+        """Squared, between predictions; from the truth it is the error."""
+        return (self[p] - self[q]) ** 2
 
 
 class Sweep:
-    """A sweep: x (X,), and errors and distances (B, X), at a place (B,)."""
+    """The sheets of a sweep, at x (X,): methods return a number a prompt, (B,)."""
     def __init__(self, found, name, variance=lambda x: 1):
-        self.x, predicted = sweep(found, name)
+        self.x, predicted = sweep(found, name)  # predictions (B, X, numbers of examples)
         self.answers, self.variance = Answers(predicted), variance(self.x)
 
-    def at(self, values, *places):
-        return values[:, [np.isclose(x, places).any() for x in self.x]].mean(1)
+    def distance(self, p, q, *places, unit=1):
+        """Mean squared distance of predictions at these places of x."""
+        there = [np.isclose(x, places).any() for x in self.x]
+        return (self.answers.distance(p, q).mean(2) / unit)[:, there].mean(1)
 
-    def error(self, p):
-        return self.answers.apart(p) / self.variance
+    def error(self, p, *places):
+        return self.distance(p, TRUTH, *places, unit=self.variance)
 
-    def excess(self, p, over=OWN):
-        return self.error(p) - self.error(over)
-
-    def nearest(self, claim, control, *places):
-        """Whose predictions are the model's nearest to?"""
-        return [Row(claim, f"at {w:g}, squared distance to the {p}",
-                    mean(self.at(self.answers.apart(MODEL, p), w)))
-                for w in places for p in (WARY, MIXED, control)]
-
-    def blame(self, claim, *places, **bound):
-        """Does the optimum of the mixture fail as the model does?"""
-        return Row(claim, "its excess over the optimum, as a share of the model's", ratio(
-            self.at(self.excess(MIXED), *places), self.at(self.excess(MODEL), *places)), **bound)
+    def excess(self, p, *places, over=OWN):
+        return self.error(p, *places) - self.error(over, *places)
 
 
-def nnz(found, noise):
+# ------------------------------------------------------------------------- the claims, one by one
+
+def on_a_class(found, shown, noise):
+    """Rows on the functions of one class."""
+    e, answers = found.e, Answers(found.on[f"icl-{shown}"])
+    other, half = next(c for c in e.classes if c != shown), e.n_points // 2
+    own, theirs = f"{shown} model", f"{other} model"
+
+    def times(base, first=0, last=None, of=MODEL):
+        """The error of one predictor as a multiple of another's, over some numbers of examples."""
+        return ratio(*(answers.distance(p)[:, first:last].mean(1) for p in (of, base)))
+
+    row = partial(Row, f"near-optimal on {shown} functions")
+    yield row("effective label noise of the mixture model", noise("mixture"), high=0.1)
+    yield row("the same, on these functions alone", noise("mixture", shown))
+    yield row(f"its curve beside the {NOISY}'s",
+              residual(answers.distance(MODEL), answers.distance(NOISY)), high=0.03)
+    yield row("beside the exact optimum's",
+              residual(answers.distance(MODEL), answers.distance(MIXED)))
+    yield row("times that learner's error, early", times(NOISY, 1, max(2, half)))
+    yield row("times that learner's error, late", times(NOISY, half))
+    yield row("excess over the optimum of the mixture",
+              mean((answers.distance(MODEL) - answers.distance(MIXED)).mean(1)))
+    for p in (NOISY, WARY, MIXED):
+        yield row(f"squared distance to the {p}", mean(answers.distance(MODEL, p)[:, 1:].mean(1)))
+
+    row = partial(Row, f"no extra cost on {shown} functions for not knowing the class")
+    yield row("times the specialist's error", times(own), high=1.1)
+    yield row("times it from 2 examples on", times(own, min(2, half)))
+    yield row("the optimum pays", times(OWN, of=MIXED))
+    for m in ("mixture", shown):
+        yield row(f"effective label noise of the {m} model", noise(m))
+
+    row = partial(Row, f"the {other} specialist fails on {shown} functions")
+    yield row("times the mixture model's error", times(MODEL, of=theirs), low=2)
+    if shown == "dense":
+        row = partial(Row, "as good as least squares on dense functions")
+        yield row("times their error", times("least squares"), high=1.1)
+    if shown == "sparse":
+        row = partial(Row, "better than least squares, as good as the Lasso on sparse ones")
+        yield row("times the Lasso's error", times("Lasso"), high=1)
+        yield row("times least squares'", times("least squares"), high=1)
+
+
+def on_selection(found):
+    """Rows on selection weights, at the worst number of examples of either class."""
+    classes, row = found.e.classes, partial(
+        Row, "its selection weights are those of Bayes (ours, stricter than the paper's)")
+    weight = {p: np.hstack([selection_weight(Answers(found.on[f"icl-{c}"]), classes, p)
+                            for c in classes]) for p in (MODEL, MIXED, NOISY)}
+    yield row("weight off the posterior's by", farthest(weight[MODEL] - weight[MIXED]), high=0.1)
+    yield row(f"off the {NOISY}'s by", farthest(weight[MODEL] - weight[NOISY]))
+
+
+def nearest(row, s, control, *places):
+    """Rows: whose predictions are the model's nearest to, in a sweep?"""
+    for x in places:
+        for p in (WARY, MIXED, control):
+            yield row(f"at {x:g}, squared distance to the {p}", mean(s.distance(MODEL, p, x)))
+
+
+def blame(s, *places):
+    """What, and number: does the optimum of the mixture fail as the model does?"""
+    return ("its excess over the optimum, as a share of the model's",
+            ratio(s.excess(MIXED, *places), s.excess(MODEL, *places)))
+
+
+def on_numbers_of_non_zeros(found, noise):
     """Rows on every number of non-zeros; the paper singles out 3 to 7 of 20."""
     s, least, most = Sweep(found, "nnz"), found.e.size.nnz, found.e.size.n_dims
-    known = [k for k in s.x if least < k <= min(7, most - 1)
-             and not np.isnan(s.at(s.error(OWN), k)).any()]
-    rows = []
+
+    def share(p, *places):  # of the specialists' distance
+        return ratio(s.distance(MODEL, p, *places), s.distance(DENSE, SPARSE, *places))
+
+    between = [k for k in s.x if least < k < most and k <= 7]
+    known = [k for k in between if not np.isnan(s.error(OWN, k)).any()]
     if known:
-        where = f"at {' to '.join(str(k) for k in sorted({known[0], known[-1]}))} non-zeros"
-        leaves = f"{where} it leaves the optimum"
-        between = f"{where} its predictions lie between the specialists'"
-        rows = [Row(leaves, f"excess over the {OWN}", mean(s.at(s.excess(MODEL), *known)),
-                    low=0.02),
-                *s.nearest(leaves, DENSE, *known[:2]),
-                s.blame(f"{where} an ideal learner of the mixture fails, too", *known, low=0.5),
-                *(Row(between, f"squared distance to the {p}, as a share of theirs", ratio(
-                    s.at(s.answers.apart(MODEL, p), *known),
-                    s.at(s.answers.apart(DENSE, SPARSE), *known)), high=1)
-                  for p in (DENSE, SPARSE))]
-    ends = "at both ends it predicts as the specialist does, the paper's sign of selection"
-    wide = "trained on every number of non-zeros, it is near-optimal at each"
-    return [*rows, *(
-        Row(ends, f"at {k} non-zeros, squared distance to the {p}, as a share of the specialists'",
-            ratio(s.at(s.answers.apart(MODEL, p), k), s.at(s.answers.apart(DENSE, SPARSE), k)),
-            high=0.1) for k, p in ((least, SPARSE), (most, DENSE))),
-        Row(wide, "effective label noise of the wide model", noise("wide"), high=0.1),
-        Row(wide, "largest excess over its own optimum", farthest(s.excess(WIDE, WIDER)),
-            high=0.05),
-        *(Row(wide, f"at {k} non-zeros, excess over its own optimum",
-              mean(s.at(s.excess(WIDE, WIDER), k))) for k in s.x),
-        *(Row(wide, f"at {k} non-zeros, its error as a share of the mixture model's",
-              ratio(s.at(s.error(WIDE), k), s.at(s.error(MODEL), k))) for k in s.x)]
+        there = "at numbers of non-zeros between"
+        row = partial(Row, f"{there} it leaves the optimum")
+        yield row(f"at {', '.join(map(str, known))}, excess over the {OWN}",
+                  mean(s.excess(MODEL, *known)), low=0.02)
+        yield from nearest(row, s, DENSE, *known[:2])
+        yield Row(f"{there} an ideal learner of the mixture fails, too", *blame(s, *known), low=0.5)
+        row = partial(Row, f"{there} its predictions lie between the specialists'")
+        for p in (DENSE, SPARSE):
+            yield row(f"squared distance to the {p}, as a share of theirs", share(p, *known),
+                      high=1)
+
+    row = partial(Row, "at both ends it predicts as the specialist does, the paper's sign of "
+                  "selection")
+    for k, p in ((least, SPARSE), (most, DENSE)):
+        yield row(f"at {k} non-zeros, squared distance to the {p}, as a share of the specialists'",
+                  share(p, k), high=0.1)
+
+    row = partial(Row, "trained on every number of non-zeros, it is near-optimal at each")
+    own_excess = {k: s.excess(WIDE, k, over=WIDER) for k in s.x}
+    yield row("effective label noise of the wide model", noise("wide"), high=0.1)
+    yield row("largest excess over its own optimum",
+              farthest(np.stack(list(own_excess.values()), axis=1)), high=0.05)
+    for k, excess in own_excess.items():
+        yield row(f"at {k} non-zeros, excess over its own optimum", mean(excess))
+    for k in s.x:
+        yield row(f"at {k} non-zeros, its error as a share of the mixture model's",
+                  ratio(s.error(WIDE, k), s.error(MODEL, k)))
 
 
-def weights(found, noise):
-    """Rows on what lies between lines, at weight 1, and sinusoids, at 0."""
-    variance = lambda x: x**2 + (1 - x) ** 2  # so errors are shares of Var f
+def on_combinations(found, noise):
+    """Rows on what lies between lines, at weight 1, and sinusoids, at 0; errors over Var f."""
+    variance = lambda x: x**2 + (1 - x) ** 2
     s, again = Sweep(found, "weights", variance), Sweep(found, "again", variance)
-    rises = "the error rises from both classes to the combination"
-    half = "it fails on half of each"
-    gone = "with half of each in pretraining, the failure between the classes is gone"
-    denies = "between the classes it contradicts the examples that it was shown"
-    return [
-        *(Row(rises, f"at weight {w}, minus the {those}'",
-              mean(s.at(s.error(MODEL), w) - s.at(s.error(MODEL), end)), low=0)
-          for w, end, those in ((0.2, 0, "sinusoids"), (0.8, 1, "lines"))),
-        Row(half, "excess over the optimum there", mean(s.at(s.excess(MODEL), 0.5)), low=0.02),
-        Row(half, "times that on sinusoids",
-            ratio(s.at(s.error(MODEL), 0.5), s.at(s.error(MODEL), 0))),
-        Row(half, "excess of a Gaussian process", mean(s.at(s.excess(GP), 0.5))),
-        Row(half, "the sinusoid specialist's error", mean(s.at(s.error(WAVES), 0.5))),
-        *s.nearest(half, WAVES, 0.5),
-        s.blame("at half of each an ideal learner of the mixture fails, too", 0.5, low=0.5),
-        Row(gone, "effective label noise of the wide model", noise("wide")),
-        *(Row(gone, f"at weight {w}, excess over the optimum, as a share of the mixture model's",
-              ratio(s.at(s.excess(WIDE), w), s.at(s.excess(MODEL), w)), high=0.5)
-          for w in (0.3, 0.5, 0.7)),
-        *(Row(gone, f"at weight {w}, excess over its own optimum",
-              mean(s.at(s.excess(WIDE, WIDER), w))) for w in (0.3, 0.5, 0.7)),
-        *(Row(denies, f"at weight {w}, error at an x just shown, minus that on sinusoids",
-              mean(again.at(again.error(MODEL), w) - again.at(again.error(MODEL), 0)), low)
-          for w, low in ((0.3, -math.inf), (0.5, 0.02), (0.7, -math.inf))),
-        *(Row(denies, f"at weight {w}, the same error of the {p}",
-              mean(again.at(again.error(p), w)))
-          for w in (0, 0.5, 1) for p in (MODEL, MIXED, GP))]
+
+    row = partial(Row, "the error rises from both classes to the combination")
+    for w, end, those in ((0.2, 0, "sinusoids"), (0.8, 1, "lines")):
+        yield row(f"at weight {w}, minus the {those}'",
+                  mean(s.error(MODEL, w) - s.error(MODEL, end)), low=0)
+
+    row = partial(Row, "it fails on half of each")
+    yield row("excess over the optimum there", mean(s.excess(MODEL, 0.5)), low=0.02)
+    yield row("times that on sinusoids", ratio(s.error(MODEL, 0.5), s.error(MODEL, 0)))
+    yield row("excess of a Gaussian process", mean(s.excess(GP, 0.5)))
+    yield row("the sinusoid specialist's error", mean(s.error(WAVES, 0.5)))
+    yield from nearest(row, s, WAVES, 0.5)
+    yield Row("at half of each an ideal learner of the mixture fails, too", *blame(s, 0.5), low=0.5)
+
+    row = partial(Row, "with half of each in pretraining, the failure between the classes is gone")
+    yield row("effective label noise of the wide model", noise("wide"))
+    for w in (0.3, 0.5, 0.7):
+        yield row(f"at weight {w}, excess over the optimum, as a share of the mixture model's",
+                  ratio(s.excess(WIDE, w), s.excess(MODEL, w)), high=0.5)
+    for w in (0.3, 0.5, 0.7):
+        yield row(f"at weight {w}, excess over its own optimum",
+                  mean(s.excess(WIDE, w, over=WIDER)))
+
+    row = partial(Row, "between the classes it contradicts the examples that it was shown")
+    for w, low in ((0.3, -math.inf), (0.5, 0.02), (0.7, -math.inf)):
+        yield row(f"at weight {w}, error at an x just shown, minus that on sinusoids",
+                  mean(again.error(MODEL, w) - again.error(MODEL, 0)), low)
+    for w in (0, 0.5, 1):
+        for p in (MODEL, MIXED, GP):
+            yield row(f"at weight {w}, the same error of the {p}", mean(again.error(p, w)))
 
 
-def frequency(found, noise):
+def on_frequencies(found, noise):
     """Rows on frequencies that were common, at 1.5, and rare in pretraining."""
-    s, fails = Sweep(found, "frequency"), "it fails at high frequencies, rare in pretraining"
-    ours = s.error(MODEL)
-    return [Row(fails, "at 10, times that at 1.5", ratio(s.at(ours, 10), s.at(ours, 1.5)), low=10),
-            Row(fails, "at 0.1, times that at 1.5", ratio(s.at(ours, 0.1), s.at(ours, 1.5))),
-            *s.nearest(fails, WAVES, 3, 5, 10),
-            s.blame("at frequency 10 an ideal learner of the mixture does not fail", 10, high=0.1)]
+    s, row = Sweep(found, "frequency"), partial(
+        Row, "it fails at high frequencies, rare in pretraining")
+    common = s.error(MODEL, 1.5)
+    yield row("at 10, times that at 1.5", ratio(s.error(MODEL, 10), common), low=10)
+    yield row("at 0.1, times that at 1.5", ratio(s.error(MODEL, 0.1), common))
+    yield from nearest(row, s, WAVES, 3, 5, 10)
+    yield Row("at frequency 10 an ideal learner of the mixture does not fail", *blame(s, 10),
+              high=0.1)
 
 
 def claims_of(found):
     """All rows that have a number, from what was found of an experiment."""
-    e, on = found.e, {key: Answers(predicted) for key, predicted in found.on.items()}
+    e = found.e
 
     def noise(model, part="pretraining"):  # the margin is the interval's longer side
-        s, low, high = found.facts.get(model, {}).get("noise", {}).get(part, [NAN] * 3)
+        nothing = [math.nan] * 3
+        s, low, high = found.facts.get(model, {}).get("noise", {}).get(part, nothing)
         return s, max(high - s, s - low) if math.isfinite(s) else 0.0
 
-    rows = [row for c in e.classes for row in within(e, c, on[f"icl-{c}"], noise)]
-    rows += selection(e, on)
-    for judge in (nnz,) if e.name == "sparse" else (weights, frequency):
+    rows = [row for c in e.classes for row in on_a_class(found, c, noise)]
+    rows += on_selection(found)
+    sweeps = {"sparse": [on_numbers_of_non_zeros], "sine": [on_combinations, on_frequencies]}
+    for judge in sweeps[e.name]:
         rows += judge(found, noise)
     return [replace(row, claim=f"{e.name}: {row.claim}") for row in rows
             if not math.isnan(row.number[0])]
 
+
+# -------------------------------------------------------------------------------------- the table
 
 def verdicts(rows):
     """Claim -> the worst verdict on its numbers that have a bound."""
