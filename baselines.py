@@ -185,6 +185,12 @@ def _posterior(function_class, label_noise):
     def posterior(xs, ys):
         check_prompts(xs, ys, function_class.n_dims)
         xs, ys = np.float64(xs), np.float64(ys)
+        for h in groups:
+            phi = np.asanyarray(h.features(xs[:1, 0].copy()))  # it may be one of your own
+            if (phi.ndim != 3 or phi.shape[1:] != (len(h.prior), 1) or phi.dtype.kind not in "fiu"
+                    or hasattr(phi, "mask")):
+                raise ValueError(f"features of {function_class} must be real, (F, {len(h.prior)}, "
+                                 f"B), not {phi.dtype} {phi.shape} for B = 1")
         n = 64  # prompts at once: their P stay in a core's cache, up to 40% faster than all at once
         chunks = [_recursion(groups, xs[i:i + n], ys[i:i + n]) for i in range(0, len(xs), n)]
         predictions = np.concatenate([p for p, _ in chunks])
@@ -209,7 +215,7 @@ def _recursion(groups, xs, ys):
         weights = [np.exp(lw - top) for lw in log_weights]
         total = sum(weight.sum(0) for weight in weights)
         for i, h in enumerate(groups):
-            phi = h.features(xs[:, k].copy())  # (F, M, B); it may be one of your own
+            phi = h.features(xs[:, k].copy())  # (F, M, B)
             m, P = means[i], covariances[i]
             mean = (phi * m).sum(0)  # (M, B)
             predictions[:, k] += (weights[i] * mean).sum(0) / total

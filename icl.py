@@ -307,8 +307,9 @@ def loss_weights(xs, ys):
 
     w_k = 1 / (v_k q_k),  v_k = (1 + sum_{i<k} y_i^2) / k,  q_k = (1 + |x_k|^2) / (1 + d).
     Without them, the few prompts of large values dominate the gradient. As w_k sees nothing of y_k
-    or later, the posterior mean still has the least loss.
+    or later, the posterior mean still has the least loss. ValueError as check_prompts.
     """
+    check_prompts(xs, ys)
     before = np.cumsum(np.pad(ys, ((0, 0), (1, 0)))[:, :-1] ** 2, axis=1)  # sum_{i<k} y_i^2
     v = (1 + before) / np.arange(1, ys.shape[1] + 1, dtype=ys.dtype)
     return (1 + xs.shape[2]) / (v * (1 + np.sum(xs * xs, axis=2)))
@@ -335,13 +336,14 @@ class Adam:
     def update(self, params, grads):
         """One step, in place; returns the factor by which the gradients were scaled.
 
-        Before anything is changed, raises ValueError if an array is missing or has a wrong shape,
-        FloatingPointError if the gradients' norm is not finite.
+        Before anything is changed, raises ValueError if an array is missing or of another shape or
+        type, FloatingPointError if the gradients' norm is not finite.
         """
-        for name in (key[2:] for key in self.state if key.startswith("m.")):  # Muon's, too
-            shape = self.state[f"m.{name}"].shape
-            if not np.shape(params.get(name)) == np.shape(grads.get(name)) == shape:
-                raise ValueError(f"{name} or its gradient is missing or not {shape}")
+        moments = {key[2:]: m for key, m in self.state.items() if key.startswith("m.")}
+        for name, m in moments.items():  # Muon's, too
+            for a in (params.get(name), grads.get(name)):
+                if (np.shape(a), getattr(a, "dtype", None)) != (m.shape, m.dtype):
+                    raise ValueError(f"{name} or its gradient is not {m.dtype}{m.shape}")
         norm = math.sqrt(sum(float(np.vdot(g, g)) for g in grads.values()))
         if not math.isfinite(norm):
             raise FloatingPointError(f"the gradient's norm is {norm}")
