@@ -316,7 +316,8 @@ def test_what_a_class_of_ones_own_returns_is_checked():
     xs, ys = sample_prompts(DenseLinear(2), rng(), 8, 3)
     own = SimpleNamespace(n_dims=2, sample=lambda rng, batch_size: lambda xs: xs)
     raises(ValueError, lambda: sample_prompts(own, rng(), 8, 3), "(8, 3) real", "not (8, 3, 2)")
-    for number, prior, words in [(1, 0.5, "sum to 1"), (math.nan, 1.0, "finite"), (1j, 1.0, "real")]:
+    for number, prior, words in [(1, 0.5, "sum to 1"), (math.nan, 1.0, "finite"),
+                                 (1j, 1.0, "real")]:
         group = Hypotheses(lambda x: number * x.T[:, None], np.array([prior]), noise=1e-10)
         own = SimpleNamespace(n_dims=2, hypotheses=lambda: [group])
         raises(ValueError, lambda: baselines.bayes(own)(xs, ys), words)
