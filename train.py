@@ -5,7 +5,7 @@
 """Train transformers on mixtures of function classes and compare them with the exact optimum.
 
     python train.py --tiny          two experiments in minutes on a laptop
-    python train.py --small         two hours on a laptop: the paper's findings, measured
+    python train.py --small         hours on a laptop: the paper's findings, measured
     python train.py                 the paper's size: 12 layers, 256 channels
 
 An experiment trains a model on each of two function classes (the specialists) and one on their
@@ -540,7 +540,7 @@ def parse_arguments(argv):
     parser = argparse.ArgumentParser(
         description="Train transformers on mixtures of function classes and compare them with the "
                     "exact optimum. The default size is the paper's; tiny takes minutes on a "
-                    "laptop, small two hours.", allow_abbrev=False)
+                    "laptop, small some hours.", allow_abbrev=False)
     sizes, add = parser.add_mutually_exclusive_group(), parser.add_argument
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     for name, size in SIZES.items():
