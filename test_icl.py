@@ -27,6 +27,7 @@ import time
 import traceback
 import xml.dom.minidom
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations, product
 from pathlib import Path
 from types import SimpleNamespace
@@ -143,8 +144,10 @@ def test_attention_is_its_formula_written_as_loops_and_finite_far_out():
 def test_gradient_of_every_block_and_the_model_in_chunks():
     params, config, xs, ys = small_model()
     weights = icl.loss_weights(xs, ys)
-    f = lambda *arrays: np.mean(
-        weights * (icl.predict(dict(zip(params, arrays)), config, xs, ys) - ys) ** 2)
+    def f(*arrays):
+        predictions = icl.predict(dict(zip(params, arrays)), config, xs, ys)
+        return np.mean(weights * (predictions - ys) ** 2)
+
     loss, grads = icl.loss_and_grads(params, config, xs, ys, weights)
     near(loss, f(*params.values()), 1e-12, "loss")
     assert_gradients(f, [grads[name] for name in params], list(params.values()))
@@ -160,7 +163,8 @@ def attention_in_loops(qkv, n_head):
 
 def gpt2(params, config, xs, ys):
     """GPT-2 as it is usually written, which also reads the last y: predictions (B, N)."""
-    linear = lambda x, name: x @ params[f"{name}.weight"] + params[f"{name}.bias"]
+    def linear(x, name):
+        return x @ params[f"{name}.weight"] + params[f"{name}.bias"]
 
     def norm(x, name):
         n = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
@@ -212,8 +216,7 @@ def test_mask_keeps_an_example_from_every_prediction_before_it():
 
 def test_wrong_arrays_are_refused_by_name():
     params, config, xs, ys = small_model()
-    predict = lambda *arrays: icl.predict(params, config, *arrays)
-    step = lambda *arrays: icl.loss_and_grads(params, config, *arrays)
+    predict, step = (partial(f, params, config) for f in (icl.predict, icl.loss_and_grads))
     for f, arrays, *words in [
             (baselines.least_squares, (xs, ys[:, :3]), "ys (B, N)", "(59, 3)"),
             (predict, (xs.repeat(2, 1), ys.repeat(2, 1)), "at most 5", "(59, 10, 3)"),
@@ -469,8 +472,9 @@ def test_bayes_and_class_probabilities_are_brute_force_ridge_regressions():
 
 def test_the_gaussian_process_is_that_of_its_covariance():
     xs, ys = map(np.float64, sample_prompts(WAVE, rng(), 5, 7))
+    # root root^T is the covariance of f(x)
     root = lambda x: np.linalg.cholesky(np.exp(-((x - x.T) ** 2) / 2) + 1e-9 * np.eye(len(x)))
-    expected, _ = brute_force([(1, root, 1e-3)], xs, ys)  # root root^T: the covariance of f(x)
+    expected, _ = brute_force([(1, root, 1e-3)], xs, ys)
     near(baselines.gaussian_process(xs, ys), expected, 1e-4, "predictions")
 
 def test_bayes_is_brute_force_where_no_hypothesis_explains_the_examples():
@@ -584,7 +588,9 @@ def assert_refused(result, *words):
 
 def contents(folder):
     """Name -> bytes of what a run writes that may not depend on how it went."""
-    bits = lambda path: {name: a.tobytes() for name, a in np.load(path).items() if name != "header"}
+    def bits(path):
+        return {name: a.tobytes() for name, a in np.load(path).items() if name != "header"}
+
     read = {".csv": Path.read_bytes, ".svg": Path.read_bytes, ".npz": bits}
     return {p.relative_to(folder): read[p.suffix](p) for p in folder.rglob("*") if p.suffix in read}
 
@@ -651,7 +657,9 @@ def test_however_a_run_ends_it_goes_on_to_the_same_bits(tmp_path):
     arguments = "--steps", 300, "--seed", 1, "--out"
     equal(program(*arguments, calm, "--processes", 6)[0], 0, "exit status")
     checkpoint, before = storm / "sparse/mixture.npz", 0
-    reached = lambda: icl.load_checkpoint(checkpoint)[2]["step"] if checkpoint.exists() else 0
+    def reached():
+        return icl.load_checkpoint(checkpoint)[2]["step"] if checkpoint.exists() else 0
+
     stopped = "stopped; the same command goes on from the last checkpoints"
     ctrl_c = lambda p: os.killpg(p.pid, signal.SIGINT)  # as a terminal does: to all its processes
     for end, status, words in ((subprocess.Popen.kill, -9, ""), (ctrl_c, 130, stopped)):
@@ -668,8 +676,7 @@ def test_however_a_run_ends_it_goes_on_to_the_same_bits(tmp_path):
     equal(signal.getsignal(signal.SIGINT), handler, "what Ctrl-C does in Python afterwards")
 
 def test_files_of_other_settings_are_refused_by_name(tmp_path):
-    again = lambda *arguments: program("--only", "linear", "--out", tmp_path, *arguments,
-                                       experiment="sine")
+    again = partial(program, "--only", "linear", "--out", tmp_path, experiment="sine")
     status, out, err = again()
     equal((status, err, "sine/mixture" in out.splitlines()[-1]), (0, "", True), "a model alone")
     assert_refused(again("--steps", 3), "steps = 40, not 3", "linear.npz")
@@ -723,10 +730,9 @@ def test_what_a_user_can_mend_is_told_in_one_line(tmp_path):
     equal(sorted(os.listdir(tmp_path)), ["file", "wild"], "what was written")
 
 def test_every_purpose_has_a_random_stream_of_its_own():
-    make = lambda seed, name="sine": train.make_experiment(name, TINIER, seed)
-    streams = [make(0).stream("a"), make(0).stream("b"), make(1).stream("a"),
-               make(0, "sparse").stream("a")]
-    equal(len({s.random() for s in streams}), 4, "different first numbers of 4 streams")
+    firsts = {train.make_experiment(name, TINIER, seed).stream(purpose).random()
+              for name in train.EXPERIMENTS for seed in (0, 1) for purpose in ("a", "b")}
+    equal(len(firsts), 8, "different first numbers of 8 streams")
 
 def run(words):
     """Run all tests, or those whose names hold one of the words; returns the exit status."""

@@ -142,8 +142,11 @@ def drive(browser, url):
     browser.js("form.kind.value = 'sinusoid'; form.examples.value = 99; update()")  # all
     last = browser.js("count() - 1")  # drawn on top of all others
     x, y = browser.js(f"(({{x, y}}) => [x, y])(handles[{last}].lastChild.getBoundingClientRect())")
-    mouse = lambda kind, x: browser("Input.dispatchMouseEvent", type=kind, x=x + 5, y=y + 5,
-                                    button="left", buttons=1, clickCount=1)
+
+    def mouse(kind, x):
+        browser("Input.dispatchMouseEvent", type=kind, x=x + 5, y=y + 5, button="left", buttons=1,
+                clickCount=1)
+
     before, times = browser.js(f"points[{last}].x"), []
     mouse("mousePressed", x)
     for step in range(1, 31):

@@ -220,7 +220,9 @@ def on_numbers_of_non_zeros(found, noise):
 
 def on_combinations(found, noise):
     """Rows on what lies between lines, at weight 1, and sinusoids, at 0; errors over Var f."""
-    variance = lambda x: x**2 + (1 - x) ** 2
+    def variance(x):
+        return x**2 + (1 - x) ** 2
+
     s, again = Sweep(found, "weights", variance), Sweep(found, "again", variance)
 
     row = partial(Row, "the error rises from both classes to the combination")

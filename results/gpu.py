@@ -179,7 +179,7 @@ def icl_on(xp, head_dims):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     module.np = SimpleNamespace(**vars(xp))
-    module.chunks = lambda *arrays: [arrays]
+    module.chunks = lambda *arrays: [arrays]  # the whole batch
     if hasattr(xp, "RawModule"):
         module.gelu = gelu(xp)
         module.column_sums, module.layernorm, module.attention = by_rows(xp, head_dims)

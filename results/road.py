@@ -52,11 +52,12 @@ def road(pretraining, n_points, batch, steps, classes):
              f"{seconds / steps:.3f} a step"]
     for c in classes:
         xs, ys = sample_prompts(c, np.random.default_rng(7), 5000, n_points)
-        error = lambda predict: np.mean((predict(xs, ys) - ys) ** 2, axis=0)
-        lines += [f"  on {c}, error after 0 to {n_points - 1} examples", row("model", error(model)),
-                  row("optimum", error(baselines.bayes(pretraining)))]
-        lines.append(row("knows the class", error(baselines.bayes(c))) if c in WAVES else
-                     row("least squares", error(baselines.least_squares)))
+        predictors = {"model": model, "optimum": baselines.bayes(pretraining)}
+        predictors |= ({"knows the class": baselines.bayes(c)} if c in WAVES else
+                       {"least squares": baselines.least_squares})
+        lines.append(f"  on {c}, error after 0 to {n_points - 1} examples")
+        lines += [row(name, np.mean((predict(xs, ys) - ys) ** 2, axis=0))
+                  for name, predict in predictors.items()]
     return "\n".join(lines)
 
 

@@ -45,7 +45,9 @@ def products(config, batch):
     """A function that computes the matrix products of one step's gradients, and nothing else."""
     rng, todo, of_size = np.random.default_rng(0), [], {}
     N, T, C, H = config.n_points, 2 * config.n_points - 1, config.n_embd, config.n_head
-    new = lambda *shape: rng.standard_normal(shape, np.float32)
+
+    def new(*shape):
+        return rng.standard_normal(shape, np.float32)
 
     def linear(M, I, O):  # y = x W;  dx = dy W^T;  dW = x^T dy
         x, w, dy = new(M, I), new(I, O), new(M, O)
@@ -54,10 +56,9 @@ def products(config, batch):
     def heads(B):
         q, k, v, y = (new(B, H, T, C // H) for _ in range(4))
         p = new(B, H, T, T)
-        across = lambda a: a.swapaxes(2, 3)
-        todo.extend([(k, across(q), new(*p.shape)), (across(p), v, new(*y.shape)),
-                     (p, y, new(*v.shape)), (v, across(y), new(*p.shape)),
-                     (p, q, new(*k.shape)), (across(p), k, new(*q.shape))])
+        qT, pT, yT = (a.swapaxes(2, 3) for a in (q, p, y))
+        todo.extend([(k, qT, new(*p.shape)), (pT, v, new(*y.shape)), (p, y, new(*v.shape)),
+                     (v, yT, new(*p.shape)), (p, q, new(*k.shape)), (pT, k, new(*q.shape))])
 
     for xs, in icl.chunks(np.zeros((batch, N, config.n_dims), np.float32)):
         B, first = len(xs), len(todo)
