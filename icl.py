@@ -109,7 +109,8 @@ def attention(qkv, n_head):
 
     Each head: y = p v, where p is the softmax, over the keys, of the scores s = q k^T / sqrt(D).
     Rows of s and p are queries, columns keys; a query sees the keys up to its own place. Backward:
-    dp = dy v^T,  ds = p (dp - sum over keys of p dp);  as y = p v, that sum is y . dy.
+    dv = p^T dy,  dp = dy v^T,  ds = p (dp - sum over keys of p dp), where the sum is y . dy, as
+    y = p v;  dq = ds k / sqrt(D),  dk = ds^T q / sqrt(D).
     Source: Vaswani et al. 2017, arXiv 1706.03762, section 3.2.
     """
     B, T = qkv.shape[:2]
@@ -201,7 +202,8 @@ def block(x, params, name, config, stride=1):
     qkv, c_attn_backward = layer(linear, n1, params, f"{name}.attn.c_attn")  # (M, 3C)
     heads, attention_backward = attention(qkv.reshape(B, T, 3 * C), config.n_head)  # (B, T, C)
     attn, attn_c_proj_backward = layer(linear, heads.reshape(-1, C), params, f"{name}.attn.c_proj")
-    h = (x + attn.reshape(B, T, C))[:, ::stride].reshape(-1, C)  # (M, C), M = B N if stride is 2
+    r = x + attn.reshape(B, T, C)
+    h = r[:, ::stride].reshape(-1, C)  # (M, C), M = B N if stride is 2
     n2, ln_2_backward = layer(layernorm, h, params, f"{name}.ln_2")
     fc, c_fc_backward = layer(linear, n2, params, f"{name}.mlp.c_fc")  # (M, 4C)
     act, gelu_backward = gelu(fc)
@@ -213,12 +215,12 @@ def block(x, params, name, config, stride=1):
         dfc = gelu_backward(dact)
         dn2 = c_fc_backward(dfc, grads)
         dh = dy + ln_2_backward(dn2, grads)
-        dsum = np.zeros_like(x)  # of x + attn (B, T, C): zero at tokens that did not go on
-        dsum[:, ::stride] = dh.reshape(B, -1, C)
-        dheads = attn_c_proj_backward(dsum.reshape(-1, C), grads)
+        dr = np.zeros_like(x)  # (B, T, C), zero at tokens that did not go on
+        dr[:, ::stride] = dh.reshape(B, -1, C)
+        dheads = attn_c_proj_backward(dr.reshape(-1, C), grads)
         dqkv = attention_backward(dheads)
         dn1 = c_attn_backward(dqkv.reshape(-1, 3 * C), grads)
-        return dsum + ln_1_backward(dn1, grads).reshape(B, T, C)
+        return dr + ln_1_backward(dn1, grads).reshape(B, T, C)
 
     return (h + mlp).reshape(B, -1, C), backward
 
@@ -384,16 +386,16 @@ class Muon(Adam):
 def orthogonalise(x):
     """A matrix X = U S V^T with its singular values, the diagonal of S, set to about one.
 
-    Five Newton-Schulz steps X' = P X with P = a + b A + c A A, A = X X^T; a, b, c are Jordan's.
-    As A' = P A P, the loop needs only the small A and the product of all P's, not X.
+    Five Newton-Schulz steps X' = P X with P = a I + b A + c A A, A = X X^T; a, b, c are Jordan's.
+    P is symmetric, so A' = X' X'^T = P A P: the loop needs only A and the product of all P's.
     """
     if x.shape[0] > x.shape[1]:
         return orthogonalise(x.T).T
     x = x / (np.linalg.norm(x) + 1e-7)
-    one = np.eye(len(x), dtype=x.dtype)
-    A, product = x @ x.T, one
+    identity = np.eye(len(x), dtype=x.dtype)
+    A, product = x @ x.T, identity
     for _ in range(5):
-        P = 3.4445 * one - 4.7750 * A + 2.0315 * (A @ A)
+        P = 3.4445 * identity - 4.7750 * A + 2.0315 * (A @ A)
         product, A = P @ product, P @ A @ P
     return product @ x
 

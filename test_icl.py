@@ -524,6 +524,8 @@ def test_intervals_of_ratios_and_of_the_farthest_are_right_in_95_of_100():
         alarms.append(value > margin)
     near(np.mean(hits), 0.95, 0.03, "share of intervals that hold the ratio")
     near(np.mean(alarms), 0.05, 0.035, "share of false alarms")
+    open_end = claims.ratio(np.arange(3.0), np.array([1, -2, 0.5]))
+    equal(open_end[1], math.inf, "half an interval, where the denominator may be zero")
 
 def test_a_number_holds_with_its_whole_interval():
     got = [claims.Row("", "", (1.0, 0.1), high=bound).verdict for bound in (1.2, 1.05, 0.8)]
@@ -643,11 +645,13 @@ def test_the_command_trains_measures_shows_and_again_changes_nothing(tmp_path):
     equal((status, "training" in out, path.exists()), (0, False, False), "status; trained again?")
     del before[path.relative_to(tmp_path)]
     equal(contents(tmp_path), before, "files")
-    mixture = [p for p in train.predictors_of(train.make_experiment("sparse", TINIER), tmp_path)
-               if p.name == "mixture"][0]
+    mixture = model_in(tmp_path, "mixture")
     equal(files.is_due(mixture), False, "whether the mixture model is to be measured")
     os.utime(mixture.path, (time.time() + 9,) * 2)
     equal(files.is_due(mixture), True, "the same, when its checkpoint is younger")
+    lasso = model_in(tmp_path, "Lasso")
+    other = replace(lasso, experiment=replace(lasso.experiment, at=[1]))
+    equal([files.is_due(p) for p in (lasso, other)], [False, True], "the Lasso; asked elsewhere")
     wider = program("--only", "sparse/wide", "--out", tmp_path, experiment="coverage")
     table = (tmp_path / "results.csv").read_text()
     equal((wider[0], table.count("nnz-coverage,wide model,")), (0, 3), "status; points of a curve")

@@ -9,8 +9,10 @@
     python train.py                 the paper's size: 12 layers, 256 channels
 
 An experiment trains a model on each of two function classes (the specialists) and one on their
-50:50 mixture. What predicts is a *predictor*: these models, and what nobody trained, such as least
-squares or the exact optimum. Three stages, with files between them, work on what is there:
+50:50 mixture (the mixture model). With --experiment coverage there is a wide model, too, on a
+mixture of these classes and what lies between them. What predicts is a *predictor*: these models,
+and what nobody trained, such as least squares or the exact optimum. Three stages, with files
+between them, work on what is there:
 
     train      a model        -> OUT/EXPERIMENT/MODEL.npz
     measure    a predictor    -> OUT/EXPERIMENT/PREDICTOR.predictions.npz
@@ -95,7 +97,8 @@ SIZES = {
                   sine_points=41, sine_steps=1500, curriculum=0.1),
 }
 EXPERIMENTS = "sine", "sparse"  # in the order of the report
-OWN, MIXED = "optimum for these functions", "optimum of the mixture"  # it knows the class, or not
+OWN = "optimum for these functions"  # is told the class of the functions it is asked about
+MIXED = "optimum of the mixture"     # is told only the mixture of the two classes
 
 
 @dataclass(frozen=True)
@@ -128,9 +131,10 @@ class Experiment:
 
     @cached_property
     def asked(self):
-        """Stands in predictions files; one with another value is out of date. A sheet of prompts
-        is known by its name alone: if you change its prompts, rename it."""
-        return {"prompts": self.size.prompts, "nnz": self.size.nnz, "sheets": list(sheets_of(self))}
+        """Stands in predictions files; those with another value are out of date."""
+        return {"prompts": self.size.prompts, "nnz": self.size.nnz, "controls": self.controls,
+                "sheets": {name: [str(sheet.function_class), sheet.at]
+                           for name, sheet in sheets_of(self).items()}}
 
     def stream(self, *purpose):
         """A random generator for each purpose, so that evaluation cannot disturb training."""
@@ -146,16 +150,7 @@ def make_experiment(name, size, seed=0):
         raise icl.Refused(f"there is no experiment {name!r}, but {', '.join(makers)}")
     e = makers[name](size, seed)
     e.mixture.hypotheses()  # ValueError if it has too many for the exact optimum
-    taken = "optimum ", "least squares", "Lasso", "Gaussian ", "pretraining", "icl", "functions"
-    for word in {*e.pretraining, *e.curves, *e.sweeps}:  # they become names of files
-        if (not re.fullmatch("[A-Za-z0-9_ -]{1,50}", word)
-                or word.replace("-", " ").startswith(taken)):
-            raise ValueError(f"{word!r} cannot name a class, a model or a sweep: use letters, "
-                             f"digits, spaces, _ and -, and do not begin like {', '.join(taken)}")
-    for c in e.pretraining.values():
-        if " object at 0x" in str(c):  # files name the class that they were made with
-            raise ValueError(f"{c} must be a frozen dataclass: its text must say what it is")
-        hash(c)  # TypeError unless frozen; optimal_loss keeps a loss for each class
+    check_names(e)
     return e
 
 
@@ -166,7 +161,7 @@ def sparse_experiment(size, seed):
     pretraining = classes | {"mixture": Mixture(classes.values())}
     numbers = {k: SparseLinear(d, k) for k in range(1, d + 1)}
     wide = Mixture(numbers.values())
-    with contextlib.suppress(ValueError):  # at 20 dims its optimum is out of reach: no wide model
+    with contextlib.suppress(ValueError):  # of 20 dims, 10 non-zeros have too many supports
         wide.hypotheses()
         pretraining["wide"] = wide
     return Experiment("sparse", size, classes, pretraining, size.sparse_points, size.sparse_steps,
@@ -190,6 +185,24 @@ def sine_experiment(size, seed):
                       curves=curves, sweeps=sweeps, controls=["sinusoid"], seed=seed)
 
 
+def check_names(e):
+    """ValueError unless names can be those of files, and classes be told apart by their texts."""
+    # Beginnings of other predictors, of sheets, and of a key in facts.
+    taken = "optimum ", "least squares", "Lasso", "Gaussian ", "icl", "functions", "pretraining"
+    for word in {*e.pretraining, *e.curves, *e.sweeps}:
+        if (not re.fullmatch("[A-Za-z0-9_ -]{1,50}", word)
+                or word.replace("-", " ").startswith(taken)):
+            raise ValueError(f"{word!r} cannot name a class, a model or a sweep: use letters, "
+                             f"digits, spaces, _ and -, and do not begin like {', '.join(taken)}")
+    if {"mixture", "wide"} & {*e.classes}:
+        raise ValueError("a class cannot be named mixture or wide, as models on several are")
+    asked = [c for classes in (e.curves, *e.sweeps.values()) for c in classes.values()]
+    for c in (*e.pretraining.values(), *asked):
+        if " object at 0x" in str(c):  # files name the class that they were made with
+            raise ValueError(f"{c} must be a frozen dataclass: its text must say what it is")
+        hash(c)  # TypeError unless frozen; optimal_loss keeps a loss for each class
+
+
 # -------------------------------------------------------------------------------------- training
 
 SAVE_SECONDS = 30  # between checkpoints
@@ -197,8 +210,9 @@ SAVE_SECONDS = 30  # between checkpoints
 
 @dataclass(frozen=True)
 class Predictor:
-    """What predicts in an experiment, by name, and its files; measure_job makes the function that
-    predicts. One with steps is a model, to be trained; the others have 0."""
+    """Who predicts in an experiment, and where its files lie. It is not yet the function (xs, ys)
+    -> predictions: measure_job makes that of it. One with steps is called a model, and `train`
+    fills its checkpoint; the others have 0 steps and no checkpoint."""
     experiment: Experiment
     name: str
     steps: int
@@ -233,8 +247,9 @@ class Predictor:
 def predictors_of(e, out):
     """All predictors of an experiment. With twice the steps, a 50:50 mixture model sees as many
     prompts of a class as that class's specialist. A wide mixture takes three times the steps."""
-    steps = {m: e.steps * min(3, len(c.components)) if isinstance(c, Mixture) else e.steps
+    times = {m: min(3, len(c.components)) if isinstance(c, Mixture) else 1
              for m, c in e.pretraining.items()}
+    steps = {m: n * e.steps for m, n in times.items()}
     untrained = ["least squares", "Lasso", MIXED, OWN, *(f"optimum of {m}" for m in e.classes)]
     if e.mixture.n_dims == 1:
         untrained.append("Gaussian process")
@@ -264,33 +279,67 @@ def training_batch(model, progress, rng):
     return np.pad(xs, ((0, 0), (0, 0), (0, absent))), ys, icl.loss_weights(xs, ys)
 
 
+@dataclass
+class TrainingState:
+    """What training has reached, which its checkpoint holds."""
+    params: dict
+    optimizer: icl.Muon
+    rng: np.random.Generator  # of the prompts
+    losses: list              # of every step so far
+    seconds: float = 0.0      # that these took
+
+
 def resume(model):
-    """Where its checkpoint left off, or a fresh start: params, optimizer, rng, losses of every
-    step so far, seconds that they took."""
+    """Where its checkpoint left off, or a fresh start."""
     e, size = model.experiment, model.experiment.size
-    params = icl.init_params(e.config, e.stream(model.name, 0))  # 0: a name would change all bits
-    rng = e.stream(model.name, "training prompts")
+    # 0 names the stream of initial parameters; another name would change all results on record.
+    params = icl.init_params(e.config, e.stream(model.name, 0))
     optimizer = icl.Muon(params, size.lr, size.matrix_lr, clip=1.0)
+    rng = e.stream(model.name, "training prompts")
     if not model.path.exists():
-        return params, optimizer, rng, [], 0.0
+        return TrainingState(params, optimizer, rng, [])
     params, extra = model.load(optimizer, rng)
-    return params, optimizer, rng, extra["losses"], extra["seconds"]
+    return TrainingState(params, optimizer, rng, extra["losses"], extra["seconds"])
+
+
+def save(model, state, optimum):
+    """Write the curve and the checkpoint; icl.Refused if another run is further along."""
+    step = len(state.losses)
+    if (there := model.reached()) > step:
+        raise icl.Refused(f"{model.path} is at step {there:,}, this run only at {step:,}: "
+                          "another run trains the same model")
+    write_curve(model.path.with_suffix(".csv"), state.losses, model.steps, optimum)
+    rest = {} if step == model.steps else {  # what only further training needs
+        "optimizer": state.optimizer, "losses": state.losses,
+        "rng": state.rng.bit_generator.state}
+    try:
+        icl.save_checkpoint(model.path, state.params, model.experiment.config, step=step,
+                            seconds=state.seconds, settings=model.settings, **rest)
+    except ValueError as error:
+        raise diverged(model, step, error) from error
+
+
+def diverged(model, step, error):
+    return icl.Refused(f"{model.label} diverged at step {step} with seed {model.experiment.seed}: "
+                       f"{error}; lower the Size's learning rates, or train others with --only")
 
 
 def optimal_loss(model):
-    """A function (first, last): the exact optimum's mean loss on the lessons of these steps."""
+    """Returns optimum(first, last): the mean loss that the exact optimum would have in the steps
+    first to last, estimated on 2,000 prompts of each lesson."""
     @cache
     def of_lesson(c, n_points):
         rng = model.experiment.stream(model.name, "optimum")
         xs, ys = sample_prompts(c, rng, 2000, n_points)
         return np.mean(icl.loss_weights(xs, ys) * (baselines.bayes(c)(xs, ys) - ys) ** 2)
 
+    def lesson_at(step):  # steps count from 1
+        return lesson(model, (step - 1) / model.steps)
+
     def optimum(first, last):
-        ends = [lesson(model, (step - 1) / model.steps) for step in (first, last)]
-        if ends[0] == ends[1]:  # nearly always: one lesson for all these steps
-            return of_lesson(*ends[0])
-        return np.mean([of_lesson(*lesson(model, step / model.steps))
-                        for step in range(first - 1, last)])
+        if lesson_at(first) == lesson_at(last):  # nearly always: one lesson for all these steps
+            return of_lesson(*lesson_at(first))
+        return np.mean([of_lesson(*lesson_at(step)) for step in range(first, last + 1)])
 
     return optimum
 
@@ -303,49 +352,35 @@ def train(model, save_seconds=math.inf, go_on=lambda *numbers: True):
     """
     if model.reached() == model.steps:  # another run may have finished it meanwhile
         return
-    e, size, optimum = model.experiment, model.experiment.size, optimal_loss(model)
-    params, optimizer, rng, losses, seconds = resume(model)
-
-    def save():
-        step = len(losses)
-        if (there := model.reached()) > step:
-            raise icl.Refused(f"{model.path} is at step {there:,}, this run only at {step:,}: "
-                              "another run trains the same model")
-        write_curve(model.path.with_suffix(".csv"), losses, model.steps, optimum)
-        rest = {} if step == model.steps else {  # what only further training needs
-            "optimizer": optimizer, "losses": losses, "rng": rng.bit_generator.state}
-        try:
-            icl.save_checkpoint(model.path, params, e.config, step=step, seconds=seconds,
-                                settings=model.settings, **rest)
-        except ValueError as error:
-            raise diverged(step, error) from error
-
-    def diverged(step, error):
-        return icl.Refused(f"{model.label} diverged at step {step} with seed {e.seed}: {error}; "
-                           "lower the Size's learning rates")
-
-    model.path.parent.mkdir(parents=True, exist_ok=True)
+    config, size = model.experiment.config, model.experiment.size
+    state = resume(model)
+    optimum = optimal_loss(model)  # a function: steps first, last -> the optimum's mean loss
     saved = time.monotonic()
-    for step in range(len(losses) + 1, model.steps + 1):
-        start, progress = time.monotonic(), (step - 1) / model.steps
+    model.path.parent.mkdir(parents=True, exist_ok=True)
+    for step in range(len(state.losses) + 1, model.steps + 1):
+        start = time.monotonic()
+        progress = (step - 1) / model.steps  # share of the steps that is done
         fade = min(1, step / size.warmup) * (1 - progress)
-        optimizer.lr, optimizer.matrix_lr = size.lr * fade, size.matrix_lr * fade
-        xs, ys, weights = training_batch(model, progress, rng)
+        state.optimizer.lr, state.optimizer.matrix_lr = size.lr * fade, size.matrix_lr * fade
+        xs, ys, weights = training_batch(model, progress, state.rng)
         try:
-            losses.append(icl.train_step(params, e.config, optimizer, xs, ys, weights))
+            loss = icl.train_step(state.params, config, state.optimizer, xs, ys, weights)
         except FloatingPointError as error:
-            raise diverged(step, error) from error
-        seconds += time.monotonic() - start
-        if not go_on(step, np.mean(losses[-50:]) - optimum(max(1, step - 49), step), seconds):
+            raise diverged(model, step, error) from error
+        state.losses.append(loss)
+        state.seconds += time.monotonic() - start
+        first = max(1, step - 49)  # of the last 50 steps
+        over = np.mean(state.losses[-50:]) - optimum(first, step)
+        if not go_on(step, over, state.seconds):
             break
         if time.monotonic() > saved + save_seconds:
-            save()
+            save(model, state, optimum)
             saved = time.monotonic()
-    save()
+    save(model, state, optimum)
 
 
 def write_curve(path, losses, steps, optimum):
-    """A CSV file: mean loss of each half a percent of the steps, and that minus the optimum's."""
+    """A CSV file: mean loss of each steps // 200 steps or one, and that minus the optimum's."""
     every, rows = max(1, steps // 200), ["step,loss,over_optimum\n"]
     for step in range(every, len(losses) + 1, every):
         loss = np.mean(losses[step - every:step])
@@ -383,7 +418,7 @@ def train_all(models, processes):
     at_start = [(model.reached(), 0.0, 0.0) for model in models]
 
     def status(working, sent):
-        # Arrays over the models: the numbers that each sent last, or of its checkpoint.
+        # Arrays over the models: what each sent last; before that its checkpoint's step, 0, and 0.
         step, over, seconds = np.array([sent.get(i, at_start[i]) for i in range(len(models))]).T
         left, begun = points * (steps - step), seconds > 0
         text = f"{(step == steps).sum()}/{len(models)} done"
@@ -401,7 +436,7 @@ def train_all(models, processes):
 
 # ------------------------------------------------------------------------------------- measuring
 
-# Sheet: title, which names its random stream, too; weight of the line.
+# Sheet -> title, weight of the line. The title names its random stream, too.
 PICTURES = {"functions-1": ("a line", 1.0), "functions-2": ("a sinusoid", 0.0),
             "functions-3": ("half of each", 0.5)}
 
@@ -444,24 +479,32 @@ def picture(c, rng, n):
     return Sheet(c, xs, ys, [n])
 
 
+def is_asked(e, name, key):
+    """Whether a predictor is asked on a sheet. All answer ICL sheets. The others take long: of the
+    specialists only the controls answer them, and neither the Lasso nor an optimum of one class."""
+    if key.startswith("icl-"):
+        return True
+    no_controls = [c for c in e.classes if c not in e.controls]
+    return name not in ["Lasso", *(f"optimum of {c}" for c in e.classes), *no_controls]
+
+
 def computed(e, name, key, sheet):
-    """The predictor of that name, which nobody trained; None if it is not asked on this sheet."""
-    whole_curve = key.startswith("icl-")
+    """The predictor of that name, which nobody trained; None if it has too many hypotheses."""
     if name == "least squares":
         return baselines.least_squares
     if name == "Gaussian process":
         return baselines.gaussian_process
-    if name == "Lasso" and whole_curve:  # with the best alpha for each number of examples
+    if name == "Lasso":  # with the best alpha for each number of examples
         alphas = baselines.tune_lasso(sheet.function_class, e.stream(key, "lasso"), e.n_points,
                                       n_prompts=min(300, e.size.prompts))
         return partial(baselines.lasso, alpha=alphas)
-    known = {MIXED: e.mixture, OWN: sheet.function_class}  # optimum -> what it knows
-    if whole_curve:
-        known |= {f"optimum of {shown}": c for shown, c in e.classes.items()}
-    if name in known:
-        with contextlib.suppress(ValueError):  # too many hypotheses
-            return baselines.bayes(known[name])
-    return None
+    told = {MIXED: e.mixture, OWN: sheet.function_class}
+    told |= {f"optimum of {c}": e.classes[c] for c in e.classes}
+    try:
+        told[name].hypotheses()
+    except ValueError:
+        return None
+    return baselines.bayes(told[name])
 
 
 def label_noise(e, name, trained):
@@ -479,7 +522,8 @@ def label_noise(e, name, trained):
 
 
 def measure(e, name, trained=None):
-    """What a predictor answers: facts about it, and an array (B, A) for each sheet.
+    """What a predictor answers: facts about it, and for each sheet an array (B, A): predictions
+    after each of the A numbers of examples in sheet.at.
 
     trained: the function that predicts, if it is a model. With the mixture model go ideal
     learners, SHEET/wary and SHEET/noisy, as they need to know its effective label noise; with the
@@ -489,10 +533,11 @@ def measure(e, name, trained=None):
     if trained:
         facts["noise"] = label_noise(e, name, trained)
     for key, sheet in sheets_of(e).items():
-        answers = {}
-        if name in e.classes and name not in e.controls and not key.startswith("icl-"):
-            continue  # only the controls answer sweeps, which take long
-        if predict := trained or computed(e, name, key, sheet):
+        if not is_asked(e, name, key):
+            continue
+        predict = trained or computed(e, name, key, sheet)
+        answers = {}  # SHEET, or SHEET/KIND of learners that go with a model -> (B, N)
+        if predict:
             answers[key] = predict(sheet.xs, sheet.ys)
         if trained and name == "mixture":
             answers |= ideal_learners(e, facts["noise"]["pretraining"][0], key, sheet)

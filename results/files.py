@@ -4,14 +4,17 @@
     no predictions                         trains it, if it is a model, and measures it
     predictions for the same prompts       uses them, even if the checkpoint is gone
     predictions for other prompts          measures it again, which needs a finished checkpoint
+    a younger checkpoint, or baselines.py  measures it again
 
 A predictor here is a train.Predictor. What is refused is named, and nothing of it is changed.
 """
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 
+import baselines
 import icl
 
 
@@ -85,7 +88,8 @@ def is_due(p):
         return False
     if not p.predictions.is_file():
         return True
-    newer = p.path.exists() and p.path.stat().st_mtime > p.predictions.stat().st_mtime
+    source = p.path if p.steps else Path(baselines.__file__)  # where you may have changed it
+    newer = source.exists() and source.stat().st_mtime > p.predictions.stat().st_mtime
     return newer or read_predictions(p.predictions)[0]["asked"] != p.experiment.asked
 
 

@@ -57,7 +57,8 @@ def side_by_side(jobs, processes, status):
                 if isinstance(sent.get(i), Exception):  # why the job could not be done
                     raise sent[i]
     finally:
-        for _, process in working.values():
+        for receiver, (_, process) in working.items():
+            receiver.close()  # so that none waits to send
             process.terminate()
         for _, process in working.values():
             process.join(SECONDS_TO_SAVE)
