@@ -266,14 +266,19 @@ def chunks(xs, *others):
     return zip(*(np.array_split(a, n) for a in (xs, *others)))
 
 
-def check_prompts(xs, ys, n_dims=None, n_points=math.inf):
-    """ValueError, saying what is wrong, unless xs (B, N, d) and ys (B, N) can be prompts."""
-    for name, a in (("xs", xs), ("ys", ys)):
+def check_real(**arrays):
+    """ValueError, by name, unless these are finite arrays of float32 or float64."""
+    for name, a in arrays.items():
         kind = "masked" if hasattr(a, "mask") else getattr(a, "dtype", type(a).__name__)
         if kind not in (np.float32, np.float64):
             raise ValueError(f"{name} must be a float32 or float64 array, not {kind}")
         if not np.isfinite(a).all():
             raise ValueError(f"{name} must be finite, and holds {a[~np.isfinite(a)][0]}")
+
+
+def check_prompts(xs, ys, n_dims=None, n_points=math.inf):
+    """ValueError, saying what is wrong, unless xs (B, N, d) and ys (B, N) can be prompts."""
+    check_real(xs=xs, ys=ys)
     if (xs.ndim != 3 or ys.shape != xs.shape[:2] or xs.size == 0
             or n_dims not in (None, xs.shape[2]) or xs.shape[1] > n_points):
         raise ValueError(f"xs must be (B, N, {n_dims or 'd'}) and ys (B, N), N at most {n_points}, "
@@ -291,6 +296,7 @@ def loss_and_grads(params, config, xs, ys, weights=None):
     weights (B, N), all 1 if not given. Raises ValueError as check_prompts does."""
     check_prompts(xs, ys, config.n_dims, config.n_points)
     weights = np.ones_like(ys) if weights is None else weights
+    check_real(weights=weights)
     if np.shape(weights) != ys.shape:
         raise ValueError(f"weights must have shape {ys.shape} like ys, not {np.shape(weights)}")
     loss, grads = 0.0, {name: np.zeros_like(p) for name, p in params.items()}
@@ -344,8 +350,10 @@ class Adam:
         moments = {key[2:]: m for key, m in self.state.items() if key.startswith("m.")}
         for name, m in moments.items():  # Muon's, too
             for a in (params.get(name), grads.get(name)):
-                if (np.shape(a), getattr(a, "dtype", None)) != (m.shape, m.dtype):
-                    raise ValueError(f"{name} or its gradient is not {m.dtype}{m.shape}")
+                if type(a) is not np.ndarray or (a.shape, a.dtype) != (m.shape, m.dtype):
+                    raise ValueError(f"{name} or its gradient is no array {m.dtype}{m.shape}")
+            if not params[name].flags.writeable:
+                raise ValueError(f"{name} is read-only")
         norm = math.sqrt(sum(float(np.vdot(g, g)) for g in grads.values()))
         if not math.isfinite(norm):
             raise FloatingPointError(f"the gradient's norm is {norm}")
@@ -433,11 +441,14 @@ def check_arrays(arrays, shapes):
 
 def save_checkpoint(path, params, config, optimizer=None, **extra):
     """Write a run's parameters, its optimiser's state and `extra`, which JSON can hold.
-    ValueError, and nothing is written, unless the parameters are the config's and finite."""
+    ValueError, and nothing is written, unless the parameters are the config's and all is finite."""
+    state = optimizer.state if optimizer else {}
     check_arrays(params, config.shapes())
+    check_arrays(state, {name: a.shape for name, a in state.items()})
     arrays = {f"params/{name}": p for name, p in params.items()}
-    arrays |= {f"optimizer/{name}": a for name, a in (optimizer.state if optimizer else {}).items()}
-    header = json.dumps({"format": 1, "config": asdict(config), "extra": extra}, allow_nan=False)
+    arrays |= {f"optimizer/{name}": a for name, a in state.items()}
+    header = json.dumps({"format": 1, "config": asdict(config), "extra": extra}, allow_nan=False,
+                        default=np.generic.item)  # NumPy's numbers
     packed = io.BytesIO()
     np.savez(packed, header=np.array(header), **arrays)
     write_whole(path, packed.getvalue())

@@ -36,6 +36,14 @@ class Hypotheses:
     prior: np.ndarray
     noise: float
 
+    def __post_init__(self):
+        prior = np.asanyarray(self.prior)
+        if prior.ndim != 1 or prior.dtype.kind not in "fiu" or hasattr(prior, "mask"):
+            raise ValueError(f"prior must be real numbers (M,), not {prior.dtype} {prior.shape}")
+        object.__setattr__(self, "prior", prior)  # it may be a list
+        if not isinstance(self.noise, (int, float, np.number)) or not 0 <= self.noise < math.inf:
+            raise ValueError(f"noise must be finite and not negative, not {self.noise!r}")
+
 
 @dataclass(frozen=True)
 class DenseLinear:
@@ -222,8 +230,9 @@ def sample_prompts(function_class, rng, batch_size, n_points):
 
     All randomness comes from `rng`, a numpy.random.Generator. ValueError where f(xs) is amiss.
     """
-    _check_count("batch_size", batch_size)
-    _check_count("n_points", n_points)
+    for name, count in (("batch_size", batch_size), ("n_points", n_points),
+                        ("n_dims", function_class.n_dims)):
+        _check_count(name, count)
     f = function_class.sample(rng, batch_size)
     xs = rng.standard_normal((batch_size, n_points, function_class.n_dims), np.float32)
     ys = np.asanyarray(f(xs.copy()))  # f may be one of your own, and work in place

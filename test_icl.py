@@ -333,7 +333,8 @@ def test_what_a_class_of_ones_own_returns_is_checked():
 def saved(path):
     """A small model and its optimiser after a step; their checkpoint is in path."""
     params, config, xs, ys = small_model(np.float32)
-    optimizer, extra = icl.Muon(params, 0.01, 0.01), {"rng": rng(7).bit_generator.state, "x": 1.5}
+    optimizer = icl.Muon(params, 0.01, 0.01)
+    extra = {"rng": rng(7).bit_generator.state, "x": 1.5, "n": np.int64(3)}
     icl.train_step(params, config, optimizer, xs, ys)
     icl.save_checkpoint(path, params, config, optimizer, **extra)
     return params, config, extra, optimizer.state

@@ -189,17 +189,19 @@ def check_names(e):
     """ValueError unless names can be those of files, and classes be told apart by their texts."""
     # Beginnings of other predictors, of sheets, and of a key in facts.
     taken = "optimum ", "least squares", "Lasso", "Gaussian ", "icl", "functions", "pretraining"
-    for word in {*e.pretraining, *e.curves, *e.sweeps}:
+    words = {*e.pretraining, *e.curves, *e.sweeps}
+    if {"mixture", "wide"} & {*e.classes} or len({w.replace(" ", "-") for w in words}) < len(words):
+        raise ValueError(f"of {', '.join(sorted(words))}, two would have the same file")
+    for word in words:
         if (not re.fullmatch("[A-Za-z0-9_ -]{1,50}", word)
                 or word.replace("-", " ").startswith(taken)):
             raise ValueError(f"{word!r} cannot name a class, a model or a sweep: use letters, "
                              f"digits, spaces, _ and -, and do not begin like {', '.join(taken)}")
-    if {"mixture", "wide"} & {*e.classes}:
-        raise ValueError("a class cannot be named mixture or wide, as models on several are")
     asked = [c for classes in (e.curves, *e.sweeps.values()) for c in classes.values()]
     for c in (*e.pretraining.values(), *asked):
-        if " object at 0x" in str(c):  # files name the class that they were made with
-            raise ValueError(f"{c} must be a frozen dataclass: its text must say what it is")
+        if " at 0x" in str(c):  # files name the class that they were made with
+            raise ValueError(f"{c} must be a frozen dataclass without functions: its text must say "
+                             "what it is")
         hash(c)  # TypeError unless frozen; optimal_loss keeps a loss for each class
 
 
@@ -357,6 +359,7 @@ def train(model, save_seconds=math.inf, go_on=lambda *numbers: True):
     optimum = optimal_loss(model)  # a function: steps first, last -> the optimum's mean loss
     saved = time.monotonic()
     model.path.parent.mkdir(parents=True, exist_ok=True)
+    write_curve(model.path.with_suffix(".csv"), state.losses, model.steps, optimum)  # can it be?
     for step in range(len(state.losses) + 1, model.steps + 1):
         start = time.monotonic()
         progress = (step - 1) / model.steps  # share of the steps that is done
@@ -425,7 +428,7 @@ def train_all(models, processes):
         if begun.any():  # a point of a prompt will take as long as it took on average so far
             pace = seconds[begun].sum() / (points * step)[begun].sum()
             # The longest model's time, or an equal share of all for each process.
-            seconds_left = round(pace * max(left.max(), left.sum() / processes))
+            seconds_left = round(pace * max(left.max(), left.sum() / min(processes, len(models))))
             text += f", {timedelta(seconds=seconds_left)} left"
         now = [f"{models[i].label} " + (f"{step[i] / steps[i]:.0%} {over[i]:+.3f}"
                                         if begun[i] else "starts") for i in working]

@@ -165,7 +165,7 @@ LAB, NOTEBOOK = "course/lab.md", "course/lesson.ipynb"
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("pages", nargs="*", default=["README.md", LAB, NOTEBOOK], metavar="page")
-    pages = parser.parse_args().pages
+    pages = [os.path.relpath((ROOT / page).resolve(), ROOT) for page in parser.parse_args().pages]
     if missing := [page for page in pages if not (ROOT / page).is_file()]:
         parser.error(f"there is no page {missing[0]!r}")
     wrong = notebook(NOTEBOOK) if NOTEBOOK in pages else []

@@ -44,8 +44,8 @@ def serve(connection, folder, module):
     nowhere = os.open(os.devnull, os.O_RDWR)
     for descriptor in range(3):
         os.dup2(nowhere, descriptor)  # what it prints is not looked at
-    sys.path[:] = [str(folder), *sys.path, str(ROOT)]
     import numpy  # before the student's folder can put another in its place
+    sys.path[:] = [str(folder), *sys.path, str(ROOT)]
     sys.addaudithook(functools.partial(guard, folder, module))
     names, code, arguments = {}, "lambda: 0", ()
     while True:

@@ -89,7 +89,7 @@ def main():
     checkpoint = a.checkpoint or ROOT / "results/small/sine/mixture.npz"
     page = a.out or (checkpoint.with_suffix(".html") if a.checkpoint else HERE / "playground.html")
     try:
-        if page.resolve() == checkpoint.resolve():
+        if os.path.realpath(page) == os.path.realpath(checkpoint):
             raise icl.Refused(f"{page} is the checkpoint: choose another --out")
         data = json.dumps(page_data(checkpoint)).replace("<", "\\u003c")  # no tag ends the script
         template = (HERE / "playground_template.html").read_text(encoding="utf-8")

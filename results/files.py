@@ -55,7 +55,7 @@ def load_model(p, optimizer=None, rng=None):
 def write_predictions(path, facts, arrays):
     """Write what a predictor answered: facts, which JSON can hold, and name -> array."""
     packed = io.BytesIO()
-    np.savez(packed, header=np.array(json.dumps(facts)), **arrays)
+    np.savez(packed, header=np.array(json.dumps(facts, default=np.generic.item)), **arrays)
     path.parent.mkdir(parents=True, exist_ok=True)
     icl.write_whole(path, packed.getvalue())
 
@@ -68,11 +68,14 @@ def read_predictions(path):
         with np.load(path, allow_pickle=False) as npz:
             arrays = dict(npz)
         facts = json.loads(str(arrays.pop("header")))
-        facts["asked"]["sheets"], facts["size"], facts["settings"], facts["made_by"]  # KeyError
-        seconds = facts.get("seconds", 0)
-        rows = [*facts.get("noise", {}).values(), *facts.get("curve", []), [seconds]]
-        if (any(len(row) > 3 or type(v) not in (int, float) for row in rows for v in row)
-                or not 0 <= seconds < 1e9):
+        facts["asked"]["sheets"], facts["size"], facts["made_by"]  # KeyError where one is not
+        model, seconds = facts["settings"]["model"], facts.get("seconds", 0)
+        if path.name != f"{model.replace(' ', '-')}.predictions.npz":
+            raise ValueError(f"it has the predictions of {model}, by its name another's")
+        noise, curve = facts.get("noise", {}).values(), facts.get("curve", [])
+        numbers = [v for row in (*noise, *curve, [seconds]) for v in row]
+        if (any(len(row) != 3 for row in noise) or any(len(row) != 2 for row in curve)
+                or any(type(v) not in (int, float) for v in numbers) or not 0 <= seconds < 1e9):
             raise ValueError("its facts are not those of a model")
         if any(a.dtype.kind != "f" or np.isinf(a).any() for a in arrays.values()):
             raise ValueError("an answer is infinite or no real number")
@@ -95,13 +98,13 @@ def is_due(p):
 
 def check(predictors, out):
     """icl.Refused, by name, if there are files in the way: damaged, or made with other settings."""
+    finished = {p.predictions for p in predictors if p.reached() == p.steps}  # reads checkpoints
+    settings = {p.predictions: p.settings for p in predictors}
+    asked = {p.path.parent: p.experiment.asked for p in predictors}
     for path in out.glob("*/*.predictions.npz"):
-        read_predictions(path)
-    for p in predictors:
-        finished = p.reached() == p.steps
-        if p.predictions.is_file():
-            facts, _ = read_predictions(p.predictions)
-            refuse_others(p.predictions, facts, p.settings)
-            if facts["asked"] != p.experiment.asked and not finished:
-                raise icl.Refused(f"{p.predictions} is for other prompts, and there is no finished "
-                                  f"{p.path}")
+        facts, _ = read_predictions(path)
+        if path in settings:
+            refuse_others(path, facts, settings[path])
+        if path not in finished and path.parent in asked and facts["asked"] != asked[path.parent]:
+            raise icl.Refused(f"{path} is for other prompts, and there is no finished model to "
+                              "answer these")

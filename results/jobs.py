@@ -12,6 +12,8 @@ import signal
 import sys
 import threading
 import time
+import traceback
+from pathlib import Path
 
 import numpy as np
 
@@ -60,8 +62,9 @@ def side_by_side(jobs, processes, status):
         for receiver, (_, process) in working.items():
             receiver.close()  # so that none waits to send
             process.terminate()
+        end = time.monotonic() + SECONDS_TO_SAVE
         for _, process in working.values():
-            process.join(SECONDS_TO_SAVE)
+            process.join(max(0, end - time.monotonic()))
             process.kill()  # if it was stopped, say
             process.join()
         if in_main:
@@ -85,13 +88,21 @@ def start(process):
 
 @np.errstate(all="ignore")  # what is not finite is told in words
 def work(sender, function, *arguments):
-    """Run a job in its process; an error that its user can mend is sent to the parent."""
+    """Run a job in its process; an error is sent to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         function(*arguments, sender.send)
-    except (icl.Refused, OSError) as error:
+    except Exception as error:  # a class of one's own can cause any
+        if not isinstance(error, (icl.Refused, OSError)):
+            error = icl.Refused(where(error))
         with contextlib.suppress(BrokenPipeError):  # the parent was killed
             sender.send(error)
+
+
+def where(error):
+    """An error and its place as one line."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{place.name}, line {place.lineno} of {Path(place.filename).name}: {error!r}"
 
 
 def show_status(line):

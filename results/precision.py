@@ -15,6 +15,7 @@ import train  # before NumPy: it holds the BLAS to one thread
 import argparse
 import math
 import os
+import signal
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -58,7 +59,8 @@ def main(paths, lengths=LENGTHS):
                 for name in ("sparse", "sine") for steps in lengths]
         runs = tiny + [model_of(path) for path in paths]
         longest = sorted(range(len(runs)), key=lambda i: -runs[i].steps * (i < len(tiny)))
-        with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
+        with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), signal.signal,
+                             (signal.SIGINT, signal.SIG_DFL)) as pool:  # Ctrl-C ends it
             found = list(pool.map(noise, [runs[i] for i in longest]))
     found = dict(zip(longest, found))
     lines, points = [], {}  # points: label -> prompts -> (s - margin / Z, s + margin / Z)

@@ -14,6 +14,7 @@ import train  # before NumPy: it holds the BLAS to one thread
 import argparse
 import math
 import os
+import signal
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -146,7 +147,8 @@ def measure(name, seed, steps):
 def main(steps=1200, names=tuple(VARIANTS)):
     """Train every variant with every seed, a core each, and print a line a variant."""
     jobs = [(name, seed, steps) for name in names for seed in range(SEEDS)]
-    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
+    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), signal.signal,
+                             (signal.SIGINT, signal.SIG_DFL)) as pool:  # Ctrl-C ends it
         errors = list(pool.map(measure, *zip(*jobs)))
     print(f"{'variant':40s} error above the optimum, seeds 0 to {SEEDS - 1}    mean")
     for name, row in zip(names, np.reshape(errors, (-1, SEEDS))):

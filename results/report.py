@@ -17,7 +17,6 @@ import html
 import io
 import math
 import textwrap
-import traceback
 import warnings
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -26,7 +25,7 @@ from functools import partial
 import numpy as np
 
 import icl
-from results import files
+from results import files, jobs
 from train import MIXED, OWN, PICTURES
 
 TRUTH = "true function"
@@ -59,7 +58,9 @@ def arrange(e, measured):
             if kind in ("noisy", "wary") and name != "mixture":
                 shown += f" of {name}"
             if key in on:
-                on[key][shown] = np.float64(predictions).reshape(on[key][TRUTH].shape)
+                if predictions.shape != on[key][TRUTH].shape:
+                    raise ValueError(f"{shown} has {predictions.shape} on {key}")
+                on[key][shown] = np.float64(predictions)
     return Found(e, on, sheets, {name: facts for name, (facts, _) in measured.items()})
 
 
@@ -608,9 +609,7 @@ def rehearse(e, out):
             tables(found)
             page(out, [found], [figures_of(found)])
     except Exception as error:
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        raise icl.Refused(f"{e.name} cannot be evaluated like this: {place.name}, line "
-                          f"{place.lineno} of {Path(place.filename).name}: {error!r}") from error
+        raise icl.Refused(f"{e.name} cannot be evaluated like this: {jobs.where(error)}") from error
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import train  # before NumPy: it holds the BLAS to one thread
 import argparse
 import os
+import signal
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -64,7 +65,8 @@ def road(pretraining, n_points, batch, steps, classes):
 def main(roads=ROADS):
     """Train on all roads, a core each, and print their tables."""
     print(f"Python {sys.version.split()[0]}, NumPy {np.__version__}, {os.cpu_count()} cores")
-    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
+    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), signal.signal,
+                             (signal.SIGINT, signal.SIG_DFL)) as pool:  # Ctrl-C ends it
         print("\n".join(pool.map(road, *zip(*roads))))
 
 
