@@ -669,10 +669,10 @@ def main(argv=None):
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from the last checkpoints", file=sys.stderr)
         return 130
-    except (icl.Refused, OSError) as error:
+    except (icl.Refused, OSError, MemoryError, argparse.ArgumentError) as error:
         if isinstance(error, BrokenPipeError):
             sys.stdout = open(os.devnull, "w", encoding="utf-8")  # nobody reads on
-        print(f"train.py: error: {error}", file=sys.stderr)
+        print(f"train.py: error: {str(error) or repr(error)}", file=sys.stderr)
         return 2
     return 0
 
