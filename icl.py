@@ -92,16 +92,17 @@ def layernorm(x, gain, bias, eps=1e-5):
     return gain * n + bias, backward
 
 
+@np.errstate(over="ignore")  # where exp is inf, p is 0
 def gelu(x):
-    """y = x p, p = (1 + tanh(u)) / 2, u = x (a + b x^2), a = sqrt(2/pi), b = 0.044715 a.
+    """y = x p, p = 1 / (1 + exp(-v)), v = x (a + b x^2), a = sqrt(8/pi), b = 0.044715 a.
 
-    As dp/du = 2 p (1 - p):  dy/dx = p + y (1 - p) (2 a + 6 b x^2). This is GPT-2's GELU.
-    Source: Hendrycks, Gimpel 2016, arXiv 1606.08415, section 2.
+    As dp/dv = p (1 - p):  dy/dx = p + y (1 - p) (a + 3 b x^2). This is GPT-2's GELU: it writes p as
+    (1 + tanh(v / 2)) / 2. Source: Hendrycks, Gimpel 2016, arXiv 1606.08415, section 2.
     """
-    a, b = math.sqrt(2 / math.pi), 0.044715 * math.sqrt(2 / math.pi)
-    p = (1 + np.tanh(x * (a + b * (x * x)))) / 2
+    a, b = math.sqrt(8 / math.pi), 0.044715 * math.sqrt(8 / math.pi)
+    p = 1 / (1 + np.exp(x * (-a - b * (x * x))))
     y = x * p
-    return y, lambda dy: dy * (p + y * (1 - p) * (2 * a + 6 * b * (x * x)))
+    return y, lambda dy: dy * (p + y * (1 - p) * (a + 3 * b * (x * x)))
 
 
 def attention(qkv, n_head):
