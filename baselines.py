@@ -41,7 +41,8 @@ def lasso(xs, ys, alpha):
     check_prompts(xs, ys)
     xs, ys = np.float64(xs), np.float64(ys)
     B, N, d = xs.shape
-    if np.shape(alpha) not in ((), (N,)) or not np.all(np.isfinite(alpha)) or np.min(alpha) <= 0:
+    if (np.shape(alpha) not in ((), (N,)) or np.iscomplexobj(alpha)
+            or not np.all(np.isfinite(alpha)) or np.min(alpha) <= 0):
         wrong = np.asarray(alpha).tolist()
         raise ValueError(f"alpha must be positive, one number or {N} of them, not {wrong}")
     alpha = np.broadcast_to(alpha, N)

@@ -270,7 +270,7 @@ def chunks(xs, *others):
 def check_real(**arrays):
     """ValueError, by name, unless these are finite arrays of float32 or float64."""
     for name, a in arrays.items():
-        kind = "masked" if hasattr(a, "mask") else getattr(a, "dtype", type(a).__name__)
+        kind = a.dtype if type(a) is np.ndarray else type(a).__name__  # MaskedArray, say
         if kind not in (np.float32, np.float64):
             raise ValueError(f"{name} must be a float32 or float64 array, not {kind}")
         if not np.isfinite(a).all():

@@ -238,7 +238,7 @@ def sample_prompts(function_class, rng, batch_size, n_points):
     ys = np.asanyarray(f(xs.copy()))  # f may be one of your own, and work in place
     if ys.shape != xs.shape[:2] or ys.dtype.kind not in "fiu" or hasattr(ys, "mask"):
         raise ValueError(f"f(xs) of {function_class} must be {xs.shape[:2]} real numbers, "
-                         f"not {ys.shape} of {ys.dtype}")
+                         f"not {type(ys).__name__} {ys.shape} of {ys.dtype}")
     with np.errstate(over="ignore"):
         ys = np.asarray(ys, np.float32)
     if not np.isfinite(ys).all():

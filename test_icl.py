@@ -318,7 +318,7 @@ def test_impossible_classes_and_label_noises_are_refused_by_name():
 def test_what_a_class_of_ones_own_returns_is_checked():
     xs, ys = sample_prompts(DenseLinear(2), rng(), 8, 3)
     own = SimpleNamespace(n_dims=2, sample=lambda rng, batch_size: lambda xs: xs)
-    raises(ValueError, lambda: sample_prompts(own, rng(), 8, 3), "(8, 3) real", "not (8, 3, 2)")
+    raises(ValueError, lambda: sample_prompts(own, rng(), 8, 3), "(8, 3) real", "(8, 3, 2)")
     for number, prior, words in [(1, 0.5, "sum to 1"), (math.nan, 1.0, "finite"),
                                  (1j, 1.0, "real")]:
         group = Hypotheses(lambda x: number * x.T[:, None], np.array([prior]), noise=1e-10)
@@ -721,6 +721,10 @@ def test_what_a_user_can_mend_is_told_in_one_line(tmp_path):
     wild, new = replace(TINIER, lr=1e30, warmup=1), ("--out", tmp_path / "new")
     assert_refused(program("--seed", 7, "--out", tmp_path / "wild", size=wild),
                    "diverged at step", "seed 7", "learning rates")
+    assert_refused(program("--steps", 1, "--only", "sparse", "--out", tmp_path / "wild", size=wild),
+                   "diverged at step 1", "predictions")  # no further step tells
+    with mock.patch.object(Sinusoid, "sample", lambda *_: None):
+        assert_refused(program(*new, experiment="sine"), "NoneType", "tasks.py")
     own = type("Own", (), {"n_dims": 1, "__init__": lambda self, **_: None,
                            "hypotheses": lambda self: WAVE.hypotheses()})
     for own in (own, dataclass(own)):  # its text names a place in memory; it has no hash

@@ -82,8 +82,8 @@ class Size:
         for name, value in asdict(self).items():
             least = 2 if name in ("sparse_points", "sine_points", "prompts") else 1
             low, high = reals.get(name, (least, 1_000_000))
-            kinds = (int, float) if name in reals else int
-            if not isinstance(value, kinds) or not low <= value <= high:
+            kinds = (int, float) if name in reals else (int,)  # no bool
+            if type(value) not in kinds or not low <= value <= high:
                 raise ValueError(f"{name} must be from {low} to {high:,}, not {value!r}")
         icl.Config(self.n_dims, self.sparse_points, self.n_layer, self.n_head, self.n_embd)
 
@@ -197,6 +197,9 @@ def check_names(e):
                 or word.replace("-", " ").startswith(taken)):
             raise ValueError(f"{word!r} cannot name a class, a model or a sweep: use letters, "
                              f"digits, spaces, _ and -, and do not begin like {', '.join(taken)}")
+    for sweep, classes in e.sweeps.items():
+        if len({f"{x:g}" for x in classes}) < len(classes):
+            raise ValueError(f"two places of {sweep} agree in their first six digits")
     asked = [c for classes in (e.curves, *e.sweeps.values()) for c in classes.values()]
     for c in (*e.pretraining.values(), *asked):
         if " at 0x" in str(c):  # files name the class that they were made with
@@ -577,6 +580,8 @@ def measure_job(p, send):
             made["curve"] = np.loadtxt(p.path.with_suffix(".csv"), delimiter=",", skiprows=1,
                                        usecols=(0, 2), ndmin=2).tolist()  # step, over_optimum
     facts, arrays = measure(p.experiment, p.name, trained)
+    if trained and not all(np.isfinite(a).all() for a in arrays.values()):
+        raise diverged(p, p.steps, "its predictions are not finite")
     files.write_predictions(p.predictions, facts | made, arrays)
     send(p.label)
 
@@ -622,8 +627,12 @@ def choose(a):
     try:
         experiments = [make_experiment(name, size, a.seed) for name in EXPERIMENTS]
         models = [p for e in experiments for p in predictors_of(e, a.out) if p.steps]
-    except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
+        for e in experiments:
+            sheets_of(e)  # every class is sampled from, once
+    except ValueError as error:
         raise icl.Refused(f"this size or a class cannot be: {error}") from error
+    except Exception as error:  # a class of one's own can cause any
+        raise icl.Refused(f"this size or a class cannot be: {jobs.where(error)}") from error
     if a.experiment == "coverage":  # of both experiments; wide models are trained by no other
         models = [model for model in models if model.name in ("mixture", "wide")]
     else:

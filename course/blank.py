@@ -99,7 +99,7 @@ try:
         (out / name).write_bytes(content)
 except OSError as error:  # a full disk
     shutil.rmtree(out, ignore_errors=True)
-    refuse(error)
+    refuse(f"{out}: {error}")
 shown = os.path.relpath(out)
 if a.names:
     print(f"{shown} is a copy without {', '.join(a.names)}. Write again what is missing, then:")

@@ -161,8 +161,8 @@ def main():
         parser.error(f"{str(a.folder)!r} is not a folder")
     if unknown := {*a.exercises} - {*CHECKS}:
         parser.error(f"there is no exercise {min(unknown)}")
-    if a.json and not a.json.absolute().parent.is_dir():
-        parser.error(f"there is no folder for {str(a.json)!r}")
+    if a.json and (a.json.is_dir() or not a.json.absolute().parent.is_dir()):
+        parser.error(f"{str(a.json)!r} cannot be a file")
     results = []
     for exercise in a.exercises or CHECKS:
         for result in grade(a.folder.resolve(), exercise):

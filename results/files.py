@@ -24,7 +24,7 @@ def refuse_others(path, facts, settings):
     made |= facts["settings"] if isinstance(facts.get("settings"), dict) else {}
     for name, value in settings.items():
         if name not in made or made[name] != value:
-            raise icl.Refused(f"{path} was made with {name} = {made.get(name)}, not {value}: "
+            raise icl.Refused(f"{path} was made with {name} = {made.get(name)!r}, not {value!r}: "
                               "choose another --out, or the same settings")
 
 
@@ -40,7 +40,7 @@ def load_model(p, optimizer=None, rng=None):
         kept = 0 if step == p.steps else step  # a finished model keeps no losses
         possible = (config == p.experiment.config and 0 <= step <= p.steps
                     and 0 <= seconds <= 1e5 * step and len(losses) == kept
-                    and all(type(loss) is float for loss in losses))
+                    and all(type(loss) is float and 0 <= loss < 1e39 for loss in losses))
         if optimizer:
             rng.bit_generator.state = extra["rng"]
             squares = [a for name, a in optimizer.state.items() if name.startswith("v.")]
@@ -98,6 +98,9 @@ def is_due(p):
 
 def check(predictors, out):
     """icl.Refused, by name, if there are files in the way: damaged, or made with other settings."""
+    for path in (out / "results.csv", out / "report.html", *out.glob("*.svg")):
+        if path.is_dir():
+            raise icl.Refused(f"{path} is a folder")
     finished = {p.predictions for p in predictors if p.reached() == p.steps}  # reads checkpoints
     settings = {p.predictions: p.settings for p in predictors}
     asked = {p.path.parent: p.experiment.asked for p in predictors}
