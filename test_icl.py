@@ -721,7 +721,7 @@ def test_what_a_user_can_mend_is_told_in_one_line(tmp_path):
     wild, new = replace(TINIER, lr=1e30, warmup=1), ("--out", tmp_path / "new")
     assert_refused(program("--seed", 7, "--out", tmp_path / "wild", size=wild),
                    "diverged at step", "seed 7", "learning rates")
-    assert_refused(program("--steps", 1, "--only", "sparse", "--out", tmp_path / "wild", size=wild),
+    assert_refused(program("--steps", 1, "--only", "sparse", "--out", tmp_path / "last", size=wild),
                    "diverged at step 1", "predictions")  # no further step tells
     with mock.patch.object(Sinusoid, "sample", lambda *_: None):
         assert_refused(program(*new, experiment="sine"), "NoneType", "tasks.py")
@@ -737,7 +737,7 @@ def test_what_a_user_can_mend_is_told_in_one_line(tmp_path):
         assert_refused(program(*new), "sparse", "line", "zero")
     for option, value in (("--steps", 0), ("--only", "nobody")):
         assert_refused(program(*new, option, value), "error: ", str(value))
-    equal(sorted(os.listdir(tmp_path)), ["file", "wild"], "what was written")
+    equal(sorted(os.listdir(tmp_path)), ["file", "last", "wild"], "what was written")
 
 def test_every_purpose_has_a_random_stream_of_its_own():
     firsts = {train.make_experiment(name, TINIER, seed).stream(purpose).random()
