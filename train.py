@@ -105,8 +105,7 @@ MIXED = "optimum of the mixture"     # is told only the mixture of the two class
 class Experiment:
     """Which models are trained, on what, and what they are asked afterwards.
 
-    A sweep leads from pretraining to what lies outside it: its name -> place on the x axis ->
-    class.
+    A sweep leads from pretraining to what lies outside it.
     """
     name: str
     size: Size
@@ -116,7 +115,7 @@ class Experiment:
     steps: int         # of training a specialist
     at: list           # the numbers of examples after which sweeps measure
     curves: dict = field(default_factory=dict)  # name -> class to draw ICL curves on
-    sweeps: dict = field(default_factory=dict)
+    sweeps: dict = field(default_factory=dict)  # name -> place on the x axis -> class
     controls: list = field(default_factory=list)  # the specialists that answer sweeps, too
     seed: int = 0
 
@@ -131,9 +130,10 @@ class Experiment:
 
     @cached_property
     def asked(self):
-        """Stands in predictions files; those with another value are out of date."""
+        """What predictors are asked, as JSON can hold it. A predictions file keeps it, and is out
+        of date where it is no longer the same. The y tells when a class's code was changed."""
         return {"prompts": self.size.prompts, "nnz": self.size.nnz, "controls": self.controls,
-                "sheets": {name: [str(sheet.function_class), sheet.at]
+                "sheets": {name: [str(sheet.function_class), sheet.at, f"{sheet.ys[0, -1]:.2f}"]
                            for name, sheet in sheets_of(self).items()}}
 
     def stream(self, *purpose):
@@ -307,20 +307,20 @@ def resume(model):
     return TrainingState(params, optimizer, rng, extra["losses"], extra["seconds"])
 
 
-def save(model, state, optimum):
+def save(model, state, optimum_loss):
     """Write the curve and the checkpoint; icl.Refused if another run is further along."""
     step = len(state.losses)
     if (there := model.reached()) > step:
         raise icl.Refused(f"{model.path} is at step {there:,}, this run only at {step:,}: "
                           "another run trains the same model")
-    write_curve(model.path.with_suffix(".csv"), state.losses, model.steps, optimum)
+    write_curve(model.path.with_suffix(".csv"), state.losses, model.steps, optimum_loss)
     rest = {} if step == model.steps else {  # what only further training needs
         "optimizer": state.optimizer, "losses": state.losses,
         "rng": state.rng.bit_generator.state}
     try:
         icl.save_checkpoint(model.path, state.params, model.experiment.config, step=step,
                             seconds=state.seconds, settings=model.settings, **rest)
-    except ValueError as error:
+    except ValueError as error:  # a parameter is not finite
         raise diverged(model, step, error) from error
 
 
@@ -330,8 +330,8 @@ def diverged(model, step, error):
 
 
 def optimal_loss(model):
-    """Returns optimum(first, last): the mean loss that the exact optimum would have in the steps
-    first to last, estimated on 2,000 prompts of each lesson."""
+    """Returns optimum_loss(first, last): the mean loss that the exact optimum would have in the
+    steps first to last, estimated on 2,000 prompts of each lesson."""
     @cache
     def of_lesson(c, n_points):
         rng = model.experiment.stream(model.name, "optimum")
@@ -341,12 +341,12 @@ def optimal_loss(model):
     def lesson_at(step):  # steps count from 1
         return lesson(model, (step - 1) / model.steps)
 
-    def optimum(first, last):
+    def optimum_loss(first, last):
         if lesson_at(first) == lesson_at(last):  # nearly always: one lesson for all these steps
             return of_lesson(*lesson_at(first))
         return np.mean([of_lesson(*lesson_at(step)) for step in range(first, last + 1)])
 
-    return optimum
+    return optimum_loss
 
 
 def train(model, save_seconds=math.inf, go_on=lambda *numbers: True):
@@ -359,10 +359,11 @@ def train(model, save_seconds=math.inf, go_on=lambda *numbers: True):
         return
     config, size = model.experiment.config, model.experiment.size
     state = resume(model)
-    optimum = optimal_loss(model)  # a function: steps first, last -> the optimum's mean loss
+    optimum_loss = optimal_loss(model)  # first step, last step -> the optimum's mean loss
     saved = time.monotonic()
     model.path.parent.mkdir(parents=True, exist_ok=True)
-    write_curve(model.path.with_suffix(".csv"), state.losses, model.steps, optimum)  # can it be?
+    if not state.losses:  # a folder that cannot be written to is found now, not at the first save
+        write_curve(model.path.with_suffix(".csv"), [], model.steps, optimum_loss)
     for step in range(len(state.losses) + 1, model.steps + 1):
         start = time.monotonic()
         progress = (step - 1) / model.steps  # share of the steps that is done
@@ -376,21 +377,21 @@ def train(model, save_seconds=math.inf, go_on=lambda *numbers: True):
         state.losses.append(loss)
         state.seconds += time.monotonic() - start
         first = max(1, step - 49)  # of the last 50 steps
-        over = np.mean(state.losses[-50:]) - optimum(first, step)
+        over = np.mean(state.losses[-50:]) - optimum_loss(first, step)
         if not go_on(step, over, state.seconds):
             break
         if time.monotonic() > saved + save_seconds:
-            save(model, state, optimum)
+            save(model, state, optimum_loss)
             saved = time.monotonic()
-    save(model, state, optimum)
+    save(model, state, optimum_loss)
 
 
-def write_curve(path, losses, steps, optimum):
+def write_curve(path, losses, steps, optimum_loss):
     """A CSV file: mean loss of each steps // 200 steps or one, and that minus the optimum's."""
     every, rows = max(1, steps // 200), ["step,loss,over_optimum\n"]
     for step in range(every, len(losses) + 1, every):
         loss = np.mean(losses[step - every:step])
-        rows.append(f"{step},{loss:.9g},{loss - optimum(step - every + 1, step):.9g}\n")
+        rows.append(f"{step},{loss:.9g},{loss - optimum_loss(step - every + 1, step):.9g}\n")
     icl.write_whole(path, "".join(rows).encode())
 
 
@@ -486,12 +487,12 @@ def picture(c, rng, n):
 
 
 def is_asked(e, name, key):
-    """Whether a predictor is asked on a sheet. All answer ICL sheets. The others take long: of the
-    specialists only the controls answer them, and neither the Lasso nor an optimum of one class."""
+    """Whether a predictor is asked on a sheet. On ICL sheets all are. The other sheets take long:
+    there neither the Lasso is, nor an optimum of one class, nor a specialist that is no control."""
     if key.startswith("icl-"):
         return True
-    no_controls = [c for c in e.classes if c not in e.controls]
-    return name not in ["Lasso", *(f"optimum of {c}" for c in e.classes), *no_controls]
+    idle = {c for c in e.classes if c not in e.controls}  # a specialist has its class's name
+    return name not in {"Lasso", *(f"optimum of {c}" for c in e.classes), *idle}
 
 
 def computed(e, name, key, sheet):
@@ -516,15 +517,17 @@ def computed(e, name, key, sheet):
 def label_noise(e, name, trained):
     """Effective label noise (value, low, high) of a trained predictor: on all of its pretraining,
     and, of the mixture model, on each class alone."""
-    def noise_on(n_prompts, *part, prompts_of=None):
+    def noise_on(c, n_prompts, *stream):  # prompts of c; the learner knows all of pretraining
         value, interval, _ = baselines.effective_noise(
-            trained, e.pretraining[name], e.stream("noise", name, *part), e.n_points, n_prompts,
-            prompts_of=prompts_of)
+            trained, e.pretraining[name], e.stream("noise", name, *stream), e.n_points, n_prompts,
+            prompts_of=c)
         return value, *interval
 
-    n, parts = min(1000, e.size.prompts), e.classes if name == "mixture" else {}
-    return {"pretraining": noise_on(n),
-            **{part: noise_on(n // 2, part, prompts_of=c) for part, c in parts.items()}}
+    n = min(1000, e.size.prompts)
+    noise = {"pretraining": noise_on(e.pretraining[name], n)}
+    if name == "mixture":
+        noise |= {part: noise_on(c, n // 2, part) for part, c in e.classes.items()}
+    return noise
 
 
 def measure(e, name, trained=None):
@@ -619,8 +622,8 @@ def parse_arguments(argv):
 
 
 def choose(a):
-    """Experiments to be shown, models that --experiment names, and those of them that --only
-    leaves to be trained."""
+    """(shown, models, chosen): the experiments to measure and show; the models that --experiment
+    names; and those of these models to train, to which --only narrows them down."""
     size = SIZES[a.size]
     if a.steps:
         size = replace(size, sparse_steps=a.steps, sine_steps=a.steps)
@@ -655,7 +658,7 @@ def stages(a):
     files.check(predictors, a.out)
     print(f"{a.size} size into {a.out}, seed {a.seed}, NumPy {np.__version__}")
     todo = [p for p in predictors if p in chosen and p.reached() < p.steps
-            and not p.predictions.is_file()]  # these are enough, if the checkpoint is gone
+            and not p.predictions.is_file()]  # predictions suffice where the checkpoint is gone
     if todo:
         for e in experiments:
             report.rehearse(e, a.out)  # all stages on a few prompts: mistakes show before training

@@ -43,24 +43,28 @@ def ratio(a, b):
 
 
 def residual(a, b):
-    """How far apart two error curves (B, N) are: root mean square over 1 example and more."""
-    difference = (a - b)[:, 1:]
-    curve = difference.mean(0)
+    """Root mean square, over 1 example and more, of the difference of two mean error curves.
+    a, b: errors, prompt by prompt (B, N)."""
+    difference = (a - b)[:, 1:]  # (B, N - 1)
+    curve = difference.mean(0)  # (N - 1,)
     rms = math.sqrt(np.mean(curve**2)) + 1e-12
-    # The samples below average to mean(curve^2) / rms = rms, and spread as rms does (delta method).
+    # One sample a prompt: their mean is mean(curve^2) / rms = rms; they spread as rms does (delta).
     return mean((difference * curve).mean(1) / rms)
 
 
 def farthest(values):
-    """|Mean| of that column of values (B, X) whose interval reaches farthest from 0.
+    """The largest |mean| of the columns of values (B, X).
 
-    Picked from many, it has a wider interval: all columns' intervals hold at once (Bonferroni).
-    Columns with nan are left out.
+    All columns' intervals are wider, so that they hold at once (Bonferroni). Then the largest is at
+    least the highest of their lower ends, and at most the highest of their upper ends. Columns with
+    nan are left out.
     """
     columns = values.T[~np.isnan(values).any(0)]
     z = NormalDist().inv_cdf(1 - 0.025 / max(1, len(columns)))
     numbers = [(abs(value), margin) for value, margin in (mean(v, z) for v in columns)]
-    return max(numbers, key=sum, default=(math.nan, math.nan))
+    low = max((value - margin for value, margin in numbers), default=math.nan)
+    high = max((value + margin for value, margin in numbers), default=math.nan)
+    return (low + high) / 2, (high - low) / 2
 
 
 @dataclass
@@ -189,6 +193,7 @@ def on_numbers_of_non_zeros(found, noise):
         return ratio(s.distance(MODEL, p, *places), s.distance(DENSE, SPARSE, *places))
 
     between = [k for k in s.x if least < k < most and k <= 7]
+    # Of 20 dims, 6 or 7 non-zeros have too many hypotheses for the optimum: all stop at 5 there.
     known = [k for k in between if not np.isnan(s.error(OWN, k)).any()]
     if known:
         there = "at numbers of non-zeros between"
@@ -235,7 +240,7 @@ def on_combinations(found, noise):
 
     row = partial(Row, "it fails on half of each")
     yield row("excess over the optimum there", mean(s.excess(MODEL, 0.5)), low=0.02)
-    yield row("times that on sinusoids", ratio(s.error(MODEL, 0.5), s.error(MODEL, 0)))
+    yield row("error there, times that on sinusoids", ratio(s.error(MODEL, 0.5), s.error(MODEL, 0)))
     yield row("excess of a Gaussian process", mean(s.excess(GP, 0.5)))
     yield row("the sinusoid specialist's error", mean(s.error(WAVES, 0.5)))
     yield from nearest(row, s, WAVES, 0.5)
@@ -272,25 +277,25 @@ def on_frequencies(found, noise):
 
 
 def claims_of(found):
-    """All rows that have a number, from what was found of an experiment. A claim of which a number
-    with a bound is missing has none."""
+    """All rows that have a number, from what was found of an experiment. A claim is left out if one
+    of its numbers with a bound is missing (nan)."""
     e = found.e
 
     def noise(model, part="pretraining"):
         """Effective label noise, and the longer side of its interval."""
         nothing = [math.nan] * 3
         s, low, high = found.facts.get(model, {}).get("noise", {}).get(part, nothing)
-        margin = max(high - s, s - low) if math.isfinite(s) else 0.0  # inf: worse than all tried
-        return s, margin
+        # s = inf, worse than all that were tried, lies outside each bound; inf - inf would be nan.
+        return s, max(high - s, s - low) if math.isfinite(s) else 0.0
 
     rows = [row for c in e.classes for row in on_a_class(found, c, noise)]
     rows += on_selection(found)
     sweeps = {"sparse": [on_numbers_of_non_zeros], "sine": [on_combinations, on_frequencies]}
     for judge in sweeps[e.name]:
         rows += judge(found, noise)
-    undecidable = {row.claim for row in rows if row.bound and math.isnan(row.number[0])}
+    incomplete = {row.claim for row in rows if row.bound and math.isnan(row.number[0])}
     return [replace(row, claim=f"{e.name}: {row.claim}") for row in rows
-            if row.claim not in undecidable and not math.isnan(row.number[0])]
+            if row.claim not in incomplete and not math.isnan(row.number[0])]
 
 
 # -------------------------------------------------------------------------------------- the table
@@ -301,7 +306,7 @@ def verdicts(rows):
     for row in rows:
         if row.bound:
             judged.setdefault(row.claim, []).append(VERDICTS.index(row.verdict))
-    return {claim: VERDICTS[min(found)] for claim, found in judged.items()}
+    return {claim: VERDICTS[min(ranks)] for claim, ranks in judged.items()}
 
 
 def table(runs):
@@ -316,14 +321,14 @@ def table(runs):
             numbers = cells.setdefault(row.claim, {}).setdefault((row.what, row.bound), {})
             numbers[run] = f"{text}, {row.verdict}" if row.bound else text
     for claim, numbers in cells.items():
-        of = [judged[run].get(claim, "") for run in runs]
-        lines.append(" | ".join([f"| **{claim}**", "", *of]) + " |")
-        for (what, bound), found in numbers.items():
-            lines.append(" | ".join([f"| {what}", bound, *(found.get(run, "") for run in runs)])
+        overall = [judged[run].get(claim, "") for run in runs]
+        lines.append(" | ".join([f"| **{claim}**", "", *overall]) + " |")
+        for (what, bound), texts in numbers.items():
+            lines.append(" | ".join([f"| {what}", bound, *(texts.get(run, "") for run in runs)])
                          + " |")
-    for run, found in judged.items():
-        counts = [f"{list(found.values()).count(v)} {v}" for v in reversed(VERDICTS)]
-        lines += ["", f"{run}, {len(found)} claims: {', '.join(counts)}"]
+    for run, claims in judged.items():
+        counts = [f"{list(claims.values()).count(v)} {v}" for v in reversed(VERDICTS)]
+        lines += ["", f"{run}, {len(claims)} claims: {', '.join(counts)}"]
     return lines
 
 

@@ -4,7 +4,8 @@
     no predictions                         trains it, if it is a model, and measures it
     predictions for the same prompts       uses them, even if the checkpoint is gone
     predictions for other prompts          measures it again, which needs a finished checkpoint
-    a younger checkpoint, or baselines.py  measures it again
+    a younger checkpoint, baselines.py     measures it again
+    or tasks.py
 
 A predictor here is a train.Predictor. What is refused is named, and nothing of it is changed.
 """
@@ -16,6 +17,7 @@ import numpy as np
 
 import baselines
 import icl
+import tasks
 
 
 def refuse_others(path, facts, settings):
@@ -91,9 +93,10 @@ def is_due(p):
         return False
     if not p.predictions.is_file():
         return True
-    source = p.path if p.steps else Path(baselines.__file__)  # where you may have changed it
-    newer = source.exists() and source.stat().st_mtime > p.predictions.stat().st_mtime
-    return newer or read_predictions(p.predictions)[0]["asked"] != p.experiment.asked
+    sources = p.path, Path(baselines.__file__), Path(tasks.__file__)  # which you may have changed
+    newest = max(path.stat().st_mtime for path in sources if path.exists())
+    return (newest > p.predictions.stat().st_mtime
+            or read_predictions(p.predictions)[0]["asked"] != p.experiment.asked)
 
 
 def check(predictors, out):
