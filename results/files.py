@@ -4,8 +4,8 @@
     no predictions                         trains it, if it is a model, and measures it
     predictions for the same prompts       uses them, even if the checkpoint is gone
     predictions for other prompts          measures it again, which needs a finished checkpoint
-    a younger checkpoint, baselines.py     measures it again
-    or tasks.py
+    a younger checkpoint; if untrained,    measures it again
+        a younger baselines.py or tasks.py
 
 A predictor here is a train.Predictor. What is refused is named, and nothing of it is changed.
 """
@@ -93,8 +93,8 @@ def is_due(p):
         return False
     if not p.predictions.is_file():
         return True
-    sources = p.path, Path(baselines.__file__), Path(tasks.__file__)  # which you may have changed
-    newest = max(path.stat().st_mtime for path in sources if path.exists())
+    sources = [p.path] if p.steps else [Path(m.__file__) for m in (baselines, tasks)]
+    newest = max((path.stat().st_mtime for path in sources if path.exists()), default=0)
     return (newest > p.predictions.stat().st_mtime
             or read_predictions(p.predictions)[0]["asked"] != p.experiment.asked)
 
