@@ -41,10 +41,10 @@ def lasso(xs, ys, alpha):
     check_prompts(xs, ys)
     xs, ys = np.float64(xs), np.float64(ys)
     B, N, d = xs.shape
-    if (np.shape(alpha) not in ((), (N,)) or np.iscomplexobj(alpha)
+    alpha = np.asarray(alpha)  # whatever a mask hides is looked at, too
+    if (alpha.shape not in ((), (N,)) or np.iscomplexobj(alpha)
             or not np.all(np.isfinite(alpha)) or np.min(alpha) <= 0):
-        wrong = np.asarray(alpha).tolist()
-        raise ValueError(f"alpha must be positive, one number or {N} of them, not {wrong}")
+        raise ValueError(f"alpha must be positive, one number or {N} of them, not {alpha.tolist()}")
     alpha = np.broadcast_to(alpha, N)
     predictions, w = np.zeros((B, N)), np.zeros((d, B))  # B last: row j is coordinate j of all
     gram, moment, power = np.zeros((d, d, B)), np.zeros((d, B)), np.zeros(B)  # sums over examples
@@ -108,6 +108,8 @@ def _duality_gap(w, r, c, y2, alpha):
 
 def tune_lasso(function_class, rng, n_points, n_prompts=300, alphas=(0.03, 0.1, 0.3, 1.0, 3.0)):
     """The best of `alphas` for each number of examples, (n_points,), on prompts of the class."""
+    if not len(alphas):
+        raise ValueError("alphas must hold at least one number")
     xs, ys = sample_prompts(function_class, rng, n_prompts, n_points)
     errors = [((lasso(xs, ys, alpha) - ys) ** 2).mean(0) for alpha in alphas]  # (N,) each
     return np.array(alphas)[np.argmin(errors, axis=0)]
@@ -173,7 +175,7 @@ def class_probabilities(mixture, label_noise=0.0):
 def _posterior(function_class, label_noise):
     """(xs, ys) -> predictions (B, N), probability (groups, B, N) of each group of hypotheses."""
     variance = label_noise * label_noise
-    if not (label_noise >= 0 and variance < np.inf):
+    if np.ndim(label_noise) or not (label_noise >= 0 and variance < np.inf):
         raise ValueError(f"label_noise must be finite and not negative, not {label_noise}")
     groups = [replace(h, noise=h.noise + variance) for h in function_class.hypotheses()]
     prior = np.concatenate([h.prior for h in groups] or [[0]])
@@ -248,21 +250,23 @@ def effective_noise(predictor, function_class, rng, n_points, n_prompts=1000,
     In the interval, the mean difference of errors, prompt by prompt, is within 1.96 standard errors
     of zero. It covers the choice of prompts, not of a training seed. s = 0: as good as the optimum.
     s = inf: worse than the grid's last learner, whose errors are then returned. s = nan: too little
-    data, only one prompt or one point.
+    data, only one prompt or one point, or predictions that are nan.
 
     Added noise tells the learner nothing new, so its expected error cannot fall as s grows: s is
     unique, or the least of a stretch. It says how large a model's errors are, not how they come
     about. On sinusoids, whose grid acts like a noise of 0.011, an s below 0.02 means nothing.
     """
-    if list(grid) != sorted(grid):
+    if not len(grid) or list(grid) != sorted(grid):
         raise ValueError(f"grid must rise, not {grid}")
     xs, ys = sample_prompts(prompts_of or function_class, rng, n_prompts, n_points)
     z = rng.standard_normal(ys.shape)
     learner = np.stack([(bayes(function_class, s)(xs, ys + s * z) - ys) ** 2 for s in grid])
     low = value = high = np.nan
     predictions = predictor(xs.copy(), ys.copy())  # which may work in place
-    if np.shape(predictions) != ys.shape:
-        raise ValueError(f"the predictor must return {ys.shape}, not {np.shape(predictions)}")
+    if (type(predictions) is not np.ndarray or predictions.shape != ys.shape
+            or predictions.dtype.kind != "f"):
+        raise ValueError(f"the predictor must return an array of floats {ys.shape}, not "
+                         f"{type(predictions).__name__} {np.shape(predictions)}")
     if min(ys.shape) > 1:
         excess = (learner - (predictions - ys) ** 2)[:, :, 1:].mean(2)  # (grid, B)
         mean, margin = excess.mean(1), 1.96 * excess.std(1, ddof=1) / np.sqrt(n_prompts)

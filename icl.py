@@ -33,7 +33,7 @@ class Config:
     def __post_init__(self):
         for name, value in asdict(self).items():
             if type(value) is not int or value < 1:
-                raise ValueError(f"{name} must be a positive integer, not {value!r}")
+                raise ValueError(f"{name} must be a positive int, not {value!r}, {type(value)}")
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd ({self.n_embd}) must be a multiple of n_head ({self.n_head})")
 

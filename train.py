@@ -31,6 +31,7 @@ for _name in ("OPENBLAS_NUM", "MKL_NUM", "OMP_NUM", "VECLIB_MAXIMUM"):  # read b
 import argparse
 import contextlib
 import math
+import pickle
 import platform
 import re
 import signal
@@ -197,15 +198,17 @@ def check_names(e):
                 or word.replace("-", " ").startswith(taken)):
             raise ValueError(f"{word!r} cannot name a class, a model or a sweep: use letters, "
                              f"digits, spaces, _ and -, and do not begin like {', '.join(taken)}")
-    for sweep, classes in e.sweeps.items():
-        if len({f"{x:g}" for x in classes}) < len(classes):
-            raise ValueError(f"two places of {sweep} agree in their first six digits")
+    sheets = sorted(f"{sweep}-{x:g}" for sweep, classes in e.sweeps.items() for x in classes)
+    for one, next_one in zip(sheets, sheets[1:]):
+        if one == next_one:
+            raise ValueError(f"two places of sweeps would have the same sheet, {one}")
     asked = [c for classes in (e.curves, *e.sweeps.values()) for c in classes.values()]
     for c in (*e.pretraining.values(), *asked):
         if " at 0x" in str(c):  # files name the class that they were made with
             raise ValueError(f"{c} must be a frozen dataclass without functions: its text must say "
                              "what it is")
         hash(c)  # TypeError unless frozen; optimal_loss keeps a loss for each class
+        pickle.dumps(c)  # AttributeError if another process could not have it
 
 
 # -------------------------------------------------------------------------------------- training
@@ -621,6 +624,7 @@ def parse_arguments(argv):
     return a
 
 
+@np.errstate(all="ignore")  # what is not finite is told in words
 def choose(a):
     """(shown, models, chosen): the experiments to measure and show; the models that --experiment
     names; and those of these models to train, to which --only narrows them down."""
@@ -634,7 +638,7 @@ def choose(a):
             sheets_of(e)  # every class is sampled from, once
     except ValueError as error:
         raise icl.Refused(f"this size or a class cannot be: {error}") from error
-    except Exception as error:  # a class of one's own can cause any
+    except (Exception, SystemExit) as error:  # a class of one's own can cause any
         raise icl.Refused(f"this size or a class cannot be: {jobs.where(error)}") from error
     if a.experiment == "coverage":  # of both experiments; wide models are trained by no other
         models = [model for model in models if model.name in ("mixture", "wide")]

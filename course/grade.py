@@ -172,10 +172,12 @@ def main():
     total, most = (sum(r[key] for r in results) for key in ("score", "max_score"))
     print(f"{total:4g} of {most:2g}")
     if a.json:
-        try:
-            a.json.write_text(json.dumps({"tests": results}, indent=1), encoding="utf-8")
+        try:  # whole, or not at all
+            temporary = Path(f"{a.json}.tmp")
+            temporary.write_text(json.dumps({"tests": results}, indent=1), encoding="utf-8")
+            os.replace(temporary, a.json)
         except OSError as error:
-            parser.error(str(error))
+            parser.error(f"{a.json}: {error}")
 
 
 if __name__ == "__main__":

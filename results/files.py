@@ -45,6 +45,7 @@ def load_model(p, optimizer=None, rng=None):
                     and all(type(loss) is float and 0 <= loss < 1e39 for loss in losses))
         if optimizer:
             rng.bit_generator.state = extra["rng"]
+            possible &= json.dumps(rng.bit_generator.state) == json.dumps(extra["rng"])
             squares = [a for name, a in optimizer.state.items() if name.startswith("v.")]
             possible &= optimizer.state["t"] == step and min(map(np.min, squares)) >= 0
     except Exception:  # whatever a stranger's file can cause

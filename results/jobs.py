@@ -92,7 +92,7 @@ def work(sender, function, *arguments):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         function(*arguments, sender.send)
-    except Exception as error:  # a class of one's own can cause any
+    except (Exception, SystemExit) as error:  # a class of one's own can cause any
         if not isinstance(error, (icl.Refused, OSError)):
             error = icl.Refused(where(error))
         with contextlib.suppress(BrokenPipeError):  # the parent was killed

@@ -608,7 +608,7 @@ def rehearse(e, out):
             found = arrange(few, measured)
             tables(found)
             page(out, [found], [figures_of(found)])
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a class of one's own can cause any
         raise icl.Refused(f"{e.name} cannot be evaluated like this: {jobs.where(error)}") from error
 
 
