@@ -328,6 +328,7 @@ def save(model, state, optimum_loss):
 
 
 def diverged(model, step, error):
+    """The refusal to be raised, which says what its user can do."""
     return icl.Refused(f"{model.label} diverged at step {step} with seed {model.experiment.seed}: "
                        f"{error}; lower the Size's learning rates, or train others with --only")
 

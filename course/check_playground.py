@@ -110,6 +110,38 @@ def write_beside_a_checkpoint():
     check((here / "playground.html").read_bytes() == before, "it left the tracked page alone")
 
 
+def mouse(browser, kind, x, y):
+    browser("Input.dispatchMouseEvent", type=kind, x=x + 5, y=y + 5, button="left", buttons=1,
+            clickCount=1)
+
+
+def drag(browser):
+    """Drag an example, press a key on it, miss one, and check what follows."""
+    browser.js("form.kind.value = 'sinusoid'; form.examples.value = 99; update()")  # all
+    last = browser.js("count() - 1")  # drawn on top of all others
+    x, y = browser.js(f"(({{x, y}}) => [x, y])(handles[{last}].lastChild.getBoundingClientRect())")
+    before, times = browser.js(f"points[{last}].x"), []
+    mouse(browser, "mousePressed", x, y)
+    for step in range(1, 31):
+        mouse(browser, "mouseMoved", x - 3 * step, y)
+        browser.js(NEXT_FRAME)
+        times.append(int(re.search(r"\d+", browser.js("$('latency').textContent"))[0]))
+    mouse(browser, "mouseReleased", x - 90, y)
+    after = browser.js(f"points[{last}].x")
+    check(after < before, f"a drag moved example {last + 1} from x {before:.2f} to {after:.2f}; a "
+          f"move was answered in {statistics.median(times):.0f} ms (median; longest {max(times)})")
+    browser.js(f"handles[{last}].focus()")
+    browser("Input.dispatchKeyEvent", type="keyDown", key="ArrowLeft")
+    check(browser.js(f"points[{last}].x") < after, "an arrow key moved it further")
+
+    corner = "(({left, bottom}) => [left + 20, bottom - 5])($('plot').getBoundingClientRect())"
+    x, y = browser.js(corner)  # beside the tick labels, where no handle is
+    mouse(browser, "mousePressed", x, y)
+    mouse(browser, "mouseMoved", x + 300, y)
+    mouse(browser, "mouseReleased", x + 300, y)
+    check(browser.js("getSelection().toString()") == "", "a missed grab selects no text")
+
+
 def drive(browser, url):
     """Open the page, shuffle, drag and press keys as a student would, and check what follows."""
     browser("Page.navigate", url=url)
@@ -139,35 +171,7 @@ def drive(browser, url):
     check(max(bayes) < 1e-9 and min(model) > 1e-6, f"9 shuffles moved Bayes by at most "
           f"{max(bayes):.0e} (bound 1e-9), and the model by at least {min(model):.0e}")
 
-    browser.js("form.kind.value = 'sinusoid'; form.examples.value = 99; update()")  # all
-    last = browser.js("count() - 1")  # drawn on top of all others
-    x, y = browser.js(f"(({{x, y}}) => [x, y])(handles[{last}].lastChild.getBoundingClientRect())")
-
-    def mouse(kind, x):
-        browser("Input.dispatchMouseEvent", type=kind, x=x + 5, y=y + 5, button="left", buttons=1,
-                clickCount=1)
-
-    before, times = browser.js(f"points[{last}].x"), []
-    mouse("mousePressed", x)
-    for step in range(1, 31):
-        mouse("mouseMoved", x - 3 * step)
-        browser.js(NEXT_FRAME)
-        times.append(int(re.search(r"\d+", browser.js("$('latency').textContent"))[0]))
-    mouse("mouseReleased", x - 90)
-    after = browser.js(f"points[{last}].x")
-    check(after < before, f"a drag moved example {last + 1} from x {before:.2f} to {after:.2f}; a "
-          f"move was answered in {statistics.median(times):.0f} ms (median; longest {max(times)})")
-    browser.js(f"handles[{last}].focus()")
-    browser("Input.dispatchKeyEvent", type="keyDown", key="ArrowLeft")
-    check(browser.js(f"points[{last}].x") < after, "an arrow key moved it further")
-
-    corner = "(({left, bottom}) => [left + 20, bottom - 5])($('plot').getBoundingClientRect())"
-    x, y = browser.js(corner)  # beside the tick labels, where no handle is
-    mouse("mousePressed", x)
-    mouse("mouseMoved", x + 300)
-    mouse("mouseReleased", x + 300)
-    check(browser.js("getSelection().toString()") == "", "a missed grab selects no text")
-
+    drag(browser)
     nodes = browser("Accessibility.getFullAXTree")["nodes"]
     names = [node["name"]["value"] for node in nodes if node.get("role", {}).get("value") in ROLES]
     check(len(names) > 20 and all(names), f"{len(names)} controls, all with accessible names")
