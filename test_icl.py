@@ -46,10 +46,10 @@ if not __debug__:
 for module in (train, icl, baselines):
     if Path(module.__file__).resolve().parent != HERE:
         sys.exit(f"test_icl.py: it should test {HERE}, and {module.__file__} was imported")
-from results import claims, files, report
+from results import claims, experiments, files, report
 
 LINE, WAVE = DenseLinear(1), Sinusoid()
-TINIER = train.Size(1, 1, 8, n_dims=3, nnz=1, sparse_points=5, sparse_steps=40, sine_points=6,
+TINIER = experiments.Size(1, 1, 8, n_dims=3, nnz=1, sparse_points=5, sparse_steps=40, sine_points=6,
                     sine_steps=40, batch=8, prompts=8, curriculum=0.5, first_dims=1)
 NOTES = []  # the figures that the test which runs has checked, to be printed beside its name
 note = NOTES.append
@@ -383,11 +383,12 @@ def test_a_full_disk_or_nan_leaves_the_checkpoint_that_is_there(tmp_path):
     equal((os.listdir(tmp_path), path.read_bytes()), (["old.npz"], before), "the folder")
 
 def test_the_committed_models_are_finished_small_ones_and_predict_well():
-    for e in (train.make_experiment(name, train.SIZES["small"]) for name in train.EXPERIMENTS):
-        for model in train.predictors_of(e, HERE / "results/small")[:3]:
+    for name in experiments.EXPERIMENTS:
+        e = experiments.make_experiment(name, train.SIZES["small"])
+        for model in files.entries_of(e, HERE / "results/small")[:3]:
             equal(model.reached(), model.steps, f"steps of {model.path}")
             xs, ys = sample_prompts(e.pretraining[model.name], rng(), 200, e.n_points)
-            last = icl.predict(model.load()[0], e.config, xs, ys)[:, -1]
+            last = icl.predict(files.load_model(model)[0], e.config, xs, ys)[:, -1]
             below(np.mean((last - ys[:, -1]) ** 2), 0.1, f"mean error of {model.label}")
 
 # ---------------------------------------------------------------------------------- the baselines
@@ -545,11 +546,11 @@ def test_the_selection_weight_of_the_optimum_is_the_posterior():
 
 def found(name, learn, size, prompts):
     """What predictors answer in an experiment, learn(class) in the place of each model."""
-    e = train.make_experiment(name, replace(size, prompts=prompts))
+    e = experiments.make_experiment(name, replace(size, prompts=prompts))
     models = {m: learn(c) for m, c in e.pretraining.items()}
     with mock.patch.object(baselines, "effective_noise", return_value=(0.0, (0.0, 0.0), None)):
-        return report.arrange(e, {p.name: train.measure(e, p.name, models.get(p.name))
-                                  for p in train.predictors_of(e, Path())})
+        return report.arrange(e, {entry.name: train.measure(entry, models.get(entry.name))
+                                  for entry in files.entries_of(e, Path())})
 
 def test_claims_on_perfect_learners_hold_and_on_predicting_zero_do_not():
     perfect = claims.claims_of(found("sparse", baselines.bayes, train.SIZES["small"], 400))
@@ -577,8 +578,9 @@ def program(*arguments, size=TINIER, experiment="sparse"):
 
 def start(*arguments, save_seconds=30):
     """The same in a process group of its own, for whatever ends it."""
-    code = (f"import sys, train\nif __name__ == '__main__':\n train.SIZES['tiny'] = train.{TINIER}"
-            f"\n train.SAVE_SECONDS = {save_seconds}\n sys.exit(train.main(sys.argv[1:]))")
+    code = (f"import sys, train\nfrom results.experiments import Size\n"
+            f"if __name__ == '__main__':\n train.SIZES['tiny'] = {TINIER}\n "
+            f"train.SAVE_SECONDS = {save_seconds}\n sys.exit(train.main(sys.argv[1:]))")
     words = "--tiny", "--experiment", "sparse", *map(str, arguments)
     return subprocess.Popen([sys.executable, "-c", code, *words], cwd=HERE, text=True,
                             start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -599,8 +601,17 @@ def contents(folder):
     return {p.relative_to(folder): read[p.suffix](p) for p in folder.rglob("*") if p.suffix in read}
 
 def model_in(folder, name="sparse", **size):
-    e = train.make_experiment("sparse", replace(TINIER, **size))
-    return next(p for p in train.predictors_of(e, folder) if p.name == name)
+    e = experiments.make_experiment("sparse", replace(TINIER, **size))
+    return next(p for p in files.entries_of(e, folder) if p.name == name)
+
+def train_to(last, model):
+    """Train a model to that step, and save it."""
+    state = train.resume(model)
+    for step in train.train(model, state):
+        if step == last:
+            break
+    model.path.parent.mkdir(parents=True, exist_ok=True)
+    train.save(model, state, train.optimum_losses(model))
 
 def test_the_curriculum_is_its_definition():
     for name, narrowed in (
@@ -620,13 +631,11 @@ def test_the_curriculum_is_its_definition():
 
 def test_a_run_never_replaces_a_checkpoint_that_is_further_along(tmp_path):
     model, other = model_in(tmp_path / "one"), model_in(tmp_path / "other")
-    train.train(other)
-
-    def meanwhile(*numbers):  # another run finishes the model; this one stops at step 20
-        model.path.write_bytes(other.path.read_bytes())
-        return numbers[0] < 20
-
-    raises(icl.Refused, lambda: train.train(model, go_on=meanwhile), str(model.path), "another")
+    train_to(40, other)
+    train_to(20, model)
+    state = train.resume(model)
+    model.path.write_bytes(other.path.read_bytes())  # another run finishes it meanwhile
+    raises(icl.Refused, lambda: train.save(model, state, np.zeros(40)), str(model.path), "another")
     equal(model.reached(), 40, "steps in the checkpoint")
 
 def test_the_command_trains_measures_shows_and_again_changes_nothing(tmp_path):
@@ -637,7 +646,8 @@ def test_the_command_trains_measures_shows_and_again_changes_nothing(tmp_path):
     drawn = [xml.dom.minidom.parse(str(path)) for path in tmp_path.glob("*.svg")]
     equal(page.count("<figure>"), len(drawn), "figures in the report")
     table = (tmp_path / "results.csv").read_text()
-    for shown in ("dense model", "mixture model", "least squares", "Lasso", train.MIXED, train.OWN):
+    for shown in ("dense model", "mixture model", "least squares", "Lasso", experiments.MIXED,
+                  experiments.OWN):
         equal((f",{shown}," in table, f"\n{shown}  " in out), (True, True), f"{shown} is shown")
     equal(len(claims.verdicts(claims.claims_in(tmp_path))), 13, "number of claims")
     path = tmp_path / "sparse/dense.npz"
@@ -652,7 +662,7 @@ def test_the_command_trains_measures_shows_and_again_changes_nothing(tmp_path):
     os.utime(mixture.path, (time.time() + 9,) * 2)
     equal(files.is_due(mixture), True, "the same, when its checkpoint is younger")
     lasso = model_in(tmp_path, "Lasso")
-    other = replace(lasso, experiment=replace(lasso.experiment, at=[1]))
+    other = replace(lasso, experiment=replace(lasso.experiment, after=[1]))
     equal([files.is_due(p) for p in (lasso, other)], [False, True], "the Lasso; asked elsewhere")
     wider = program("--only", "sparse/wide", "--out", tmp_path, experiment="coverage")
     table = (tmp_path / "results.csv").read_text()
@@ -698,7 +708,7 @@ def test_files_of_other_settings_are_refused_by_name(tmp_path):
 
 def test_a_state_of_training_that_cannot_be_is_refused_before_any(tmp_path):
     model = model_in(tmp_path)
-    train.train(model, go_on=lambda step, *_: step < 5)
+    train_to(5, model)
     arrays = dict(np.load(model.path))
     for damage in (dict(losses=[1.0]), dict(losses=["a"] * 5), dict(rng=None), dict(seconds="1"),
                    dict(step=40), dict(step=-1), dict(settings=[])):
@@ -728,7 +738,7 @@ def test_what_a_user_can_mend_is_told_in_one_line(tmp_path):
     own = type("Own", (), {"n_dims": 1, "__init__": lambda self, **_: None,
                            "hypotheses": lambda self: WAVE.hypotheses()})
     for own in (own, dataclass(own)):  # its text names a place in memory; it has no hash
-        with mock.patch.object(train, "Sinusoid", own):
+        with mock.patch.object(experiments, "Sinusoid", own):
             assert_refused(program(*new, experiment="sine"), "Own")
     for edit, words in ((dict(n_head=3), "n_embd (8)"), (dict(nnz=4), "nnz"),
                         (dict(prompts=1), "prompts"), (dict(lr=math.nan), "lr")):
@@ -740,8 +750,8 @@ def test_what_a_user_can_mend_is_told_in_one_line(tmp_path):
     equal(sorted(os.listdir(tmp_path)), ["file", "last", "wild"], "what was written")
 
 def test_every_purpose_has_a_random_stream_of_its_own():
-    firsts = {train.make_experiment(name, TINIER, seed).stream(purpose).random()
-              for name in train.EXPERIMENTS for seed in (0, 1) for purpose in ("a", "b")}
+    firsts = {experiments.make_experiment(name, TINIER, seed).stream(purpose).random()
+              for name in experiments.EXPERIMENTS for seed in (0, 1) for purpose in ("a", "b")}
     equal(len(firsts), 8, "different first numbers of 8 streams")
 
 def run(words):

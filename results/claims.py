@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import train  # before NumPy: it holds the BLAS to one thread
 import argparse
 import math
 from dataclasses import dataclass, replace
@@ -21,8 +20,8 @@ from statistics import NormalDist
 import numpy as np
 
 import icl
+from results.experiments import MIXED, OWN
 from results.report import GP, NOISY, TRUTH, WARY, WIDER, read, selection_weight, sweep
-from train import MIXED, OWN
 
 MODEL, WIDE, WAVES = "mixture model", "wide model", "sinusoid model"
 DENSE, SPARSE = "dense model", "sparse model"

@@ -1,16 +1,18 @@
-"""What stands between the stages: which files a run can use, and which it must refuse.
+"""What stands between the stages: a predictor's files, which of them a run can use, and which it
+must refuse.
 
-    a predictor has                        a run
+    an entry has                           a run
     no predictions                         trains it, if it is a model, and measures it
     predictions for the same prompts       uses them, even if the checkpoint is gone
     predictions for other prompts          measures it again, which needs a finished checkpoint
     a younger checkpoint; if untrained,    measures it again
         a younger baselines.py or tasks.py
 
-A predictor here is a train.Predictor. What is refused is named, and nothing of it is changed.
+What is refused is named, and nothing of it is changed.
 """
 import io
 import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,45 @@ import numpy as np
 import baselines
 import icl
 import tasks
+from results.experiments import Experiment, untrained
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A predictor in the comparison: its name, its settings and its files. A *model* is an entry
+    with steps: train.py trains it into a checkpoint. The others have 0 steps and no checkpoint."""
+    experiment: Experiment
+    name: str
+    steps: int
+    path: Path  # of the checkpoint; the predictions file is beside it
+
+    @property
+    def label(self):
+        return f"{self.experiment.name}/{self.name}"
+
+    @property
+    def predictions(self):
+        return self.path.with_suffix(".predictions.npz")
+
+    @property
+    def settings(self):
+        """What its files must have been made with."""
+        e = self.experiment
+        return {"experiment": e.name, "model": self.name, "seed": e.seed, "steps": self.steps,
+                "class": str(e.pretraining.get(self.name)), **asdict(e.config),
+                **{k: getattr(e.size, k) for k in ("batch", "lr", "matrix_lr", "warmup")},
+                "curriculum": e.size.curriculum and [e.size.curriculum, e.size.first_dims]}
+
+    def reached(self):
+        """The step that its checkpoint has reached; 0 without one. Reads the whole checkpoint."""
+        return load_model(self)[1]["step"] if self.path.exists() else 0
+
+
+def entries_of(e, out):
+    """All entries of an experiment whose files are in the folder out/EXPERIMENT."""
+    steps = {model: e.steps_of(model) for model in e.pretraining}
+    return [Entry(e, name, steps.get(name, 0), out / e.name / f"{name.replace(' ', '-')}.npz")
+            for name in [*steps, *untrained(e)]]
 
 
 def refuse_others(path, facts, settings):
@@ -30,17 +71,17 @@ def refuse_others(path, facts, settings):
                               "choose another --out, or the same settings")
 
 
-def load_model(p, optimizer=None, rng=None):
+def load_model(model, optimizer=None, rng=None):
     """Parameters and extra of a checkpoint; restores the optimiser and rng, if given.
 
     icl.Refused if the checkpoint is damaged, or another's, or no state that training can be in.
     """
-    params, config, extra = icl.load_checkpoint(p.path, optimizer)
-    refuse_others(p.path, extra, p.settings)
+    params, config, extra = icl.load_checkpoint(model.path, optimizer)
+    refuse_others(model.path, extra, model.settings)
     try:
         step, seconds, losses = extra["step"], extra["seconds"], extra.get("losses", [])
-        kept = 0 if step == p.steps else step  # a finished model keeps no losses
-        possible = (config == p.experiment.config and 0 <= step <= p.steps
+        kept = 0 if step == model.steps else step  # a finished model keeps no losses
+        possible = (config == model.experiment.config and 0 <= step <= model.steps
                     and 0 <= seconds <= 1e5 * step and len(losses) == kept
                     and all(type(loss) is float and 0 <= loss < 1e39 for loss in losses))
         if optimizer:
@@ -51,7 +92,7 @@ def load_model(p, optimizer=None, rng=None):
     except Exception:  # whatever a stranger's file can cause
         possible = False
     if not possible:
-        raise icl.Refused(f"{p.path} holds no state that training can be in")
+        raise icl.Refused(f"{model.path} holds no state that training can be in")
     return params, extra
 
 
@@ -88,26 +129,26 @@ def read_predictions(path):
     return facts, arrays
 
 
-def is_due(p):
-    """Whether a predictor is to be measured, once or again. Only a finished model ever is."""
-    if p.reached() < p.steps:  # what nobody trains has 0 steps
+def is_due(entry):
+    """Whether it is to be measured, once or again. Of models, only a finished one ever is."""
+    if entry.reached() < entry.steps:
         return False
-    if not p.predictions.is_file():
+    if not entry.predictions.is_file():
         return True
-    sources = [p.path] if p.steps else [Path(m.__file__) for m in (baselines, tasks)]
+    sources = [entry.path] if entry.steps else [Path(m.__file__) for m in (baselines, tasks)]
     newest = max((path.stat().st_mtime for path in sources if path.exists()), default=0)
-    return (newest > p.predictions.stat().st_mtime
-            or read_predictions(p.predictions)[0]["asked"] != p.experiment.asked)
+    return (newest > entry.predictions.stat().st_mtime
+            or read_predictions(entry.predictions)[0]["asked"] != entry.experiment.asked)
 
 
-def check(predictors, out):
+def check(entries, out):
     """icl.Refused, by name, if there are files in the way: damaged, or made with other settings."""
     for path in (out / "results.csv", out / "report.html", *out.glob("*.svg")):
         if path.is_dir():
             raise icl.Refused(f"{path} is a folder")
-    finished = {p.predictions for p in predictors if p.reached() == p.steps}  # reads checkpoints
-    settings = {p.predictions: p.settings for p in predictors}
-    asked = {p.path.parent: p.experiment.asked for p in predictors}
+    finished = {entry.predictions for entry in entries if entry.reached() == entry.steps}
+    settings = {entry.predictions: entry.settings for entry in entries}
+    asked = {entry.path.parent: entry.experiment.asked for entry in entries}
     for path in out.glob("*/*.predictions.npz"):
         facts, _ = read_predictions(path)
         if path in settings:

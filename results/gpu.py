@@ -34,6 +34,8 @@ from types import SimpleNamespace
 import numpy as np
 
 import icl
+from results import files
+from results.experiments import SIZES, make_experiment
 
 ROWS = r"""
 extern "C" {
@@ -319,14 +321,14 @@ def orthogonalise(xp, x):
 
 
 def model_of(a):
-    """What train.py calls a Predictor: the model that the arguments name, at their size."""
+    """The entry of the model that the arguments name, at their size."""
     experiment = a.name.split("/")[0]
     fields = "batch", "curriculum", "first_dims", "n_layer", "n_head", "n_embd", "prompts"
     given = {field: value for field in fields if (value := getattr(a, field)) is not None}
-    size = replace(train.SIZES[a.size], **given)
+    size = replace(SIZES[a.size], **given)
     size = replace(size, lr=size.lr * a.rates, matrix_lr=size.matrix_lr * a.rates)
-    e = train.make_experiment(experiment, size, a.seed)
-    models = {p.label: p for p in train.predictors_of(e, a.out) if p.steps}
+    e = make_experiment(experiment, size, a.seed)
+    models = {p.label: p for p in files.entries_of(e, a.out) if p.steps}
     if a.name not in models:
         sys.exit(f"gpu.py: there is no model {a.name!r}, but {', '.join(models)}")
     return replace(models[a.name], steps=a.steps or sys.maxsize)
@@ -374,9 +376,8 @@ def learn(a):
 
 
 def save(model, params, losses, seconds):
-    """The curve of training, as train.train writes it, and the checkpoint, whole and in parts."""
-    train.write_curve(model.path.with_suffix(".csv"), losses, model.steps,
-                      train.optimal_loss(model))
+    """The curve of training, as train.save writes it, and the checkpoint, whole and in parts."""
+    train.write_curve(model.path.with_suffix(".csv"), losses, train.optimum_losses(model))
     icl.save_checkpoint(model.path, params, model.experiment.config, step=model.steps,
                         seconds=seconds, settings=model.settings)
     data, part = model.path.read_bytes(), 15 << 20
@@ -388,7 +389,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     add = parser.add_argument
     add("name", help="such as sparse/mixture")
-    add("--size", choices=train.SIZES, default="paper")
+    add("--size", choices=SIZES, default="paper")
     add("--steps", type=int)
     add("--seconds", type=float, help="from the program's start to the end of training")
     add("--batch", type=int, help="prompts a step (default: the size's)")

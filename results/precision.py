@@ -16,7 +16,6 @@ import argparse
 import math
 import os
 import signal
-import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -25,17 +24,18 @@ import numpy as np
 
 import baselines
 import icl
-from results import report
+from results import files, report
+from results.experiments import SIZES, make_experiment
 
 LENGTHS = 300, 600, 1200, 2500, 5000
 
 
 def model_of(path):
-    """The Predictor that a checkpoint is of: its settings say which size and experiment."""
+    """The entry that a checkpoint is of: its settings say which size and experiment."""
     made = icl.load_checkpoint(path)[2].get("settings")
-    for size in train.SIZES.values() if isinstance(made, dict) else ():
-        e = train.make_experiment(made.get("experiment"), size, made.get("seed"))
-        model = train.Predictor(e, made.get("model"), made.get("steps"), path)
+    for size in SIZES.values() if isinstance(made, dict) else ():
+        e = make_experiment(made.get("experiment"), size, made.get("seed"))
+        model = files.Entry(e, made.get("model"), made.get("steps"), path)
         if made.items() <= model.settings.items() and model.reached() == model.steps:
             return model
     raise icl.Refused(f"{path} is no finished model of a size in SIZES")
@@ -44,24 +44,27 @@ def model_of(path):
 def noise(model):
     """The effective label noise of a model, which is trained first if need be."""
     e = model.experiment
-    if model.reached() < model.steps:
-        train.train(model)
+    if model.path.exists():
+        params, _ = files.load_model(model)
+    else:
+        state = train.resume(model)
+        for _ in train.train(model, state):
+            pass
+        params = state.params
     return baselines.effective_noise(
-        partial(icl.predict, model.load()[0], e.config), e.pretraining[model.name],
+        partial(icl.predict, params, e.config), e.pretraining[model.name],
         e.stream("noise", model.name), e.n_points, min(1000, e.size.prompts))[:2]
 
 
 def main(paths, lengths=LENGTHS):
     """Measure all models, a core each, print a line a model and draw the figure."""
-    with tempfile.TemporaryDirectory() as folder:
-        tiny = [train.Predictor(train.make_experiment(name, train.SIZES["tiny"]), "mixture", steps,
-                                Path(folder) / name / f"{steps}.npz")
-                for name in ("sparse", "sine") for steps in lengths]
-        runs = tiny + [model_of(path) for path in paths]
-        longest = sorted(range(len(runs)), key=lambda i: -runs[i].steps * (i < len(tiny)))
-        with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), signal.signal,
+    tiny = [files.Entry(make_experiment(name, SIZES["tiny"]), "mixture", steps, Path("no file"))
+            for name in ("sparse", "sine") for steps in lengths]
+    runs = tiny + [model_of(path) for path in paths]
+    longest = sorted(range(len(runs)), key=lambda i: -runs[i].steps * (i < len(tiny)))
+    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), signal.signal,
                              (signal.SIGINT, signal.SIG_DFL)) as pool:  # Ctrl-C ends it
-            found = list(pool.map(noise, [runs[i] for i in longest]))
+        found = list(pool.map(noise, [runs[i] for i in longest]))
     found = dict(zip(longest, found))
     lines, points = [], {}  # points: label -> prompts -> (s - margin / Z, s + margin / Z)
     for i, run in enumerate(runs):

@@ -15,7 +15,6 @@ import argparse
 import math
 import os
 import signal
-import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -25,6 +24,8 @@ import numpy as np
 
 import baselines
 import icl
+from results import files
+from results.experiments import SIZES, make_experiment
 from tasks import sample_prompts
 
 SEEDS = 3
@@ -123,24 +124,25 @@ VARIANTS = {  # name: what changes of the size, the initial parameters, the opti
 def measure(name, seed, steps):
     """A variant's error above the optimum after training with that seed."""
     variant, fresh = VARIANTS[name], icl.init_params
-    size = replace(train.SIZES["tiny"], **variant.get("size", {}))
-    e = train.make_experiment("sparse", size, seed)
+    size = replace(SIZES["tiny"], **variant.get("size", {}))
+    e = make_experiment("sparse", size, seed)
 
     def initial(config, rng):
         params = fresh(config, rng)
         variant.get("change", lambda params: None)(params)
         return params
 
-    with (tempfile.TemporaryDirectory() as folder, mock.patch.object(icl, "init_params", initial),
+    with (mock.patch.object(icl, "init_params", initial),
           mock.patch.object(icl, "Muon", variant.get("optimizer", icl.Muon)),
           mock.patch.object(icl, "loss_weights", variant.get("weights", icl.loss_weights))):
-        model = train.Predictor(e, "sparse", steps, Path(folder) / "sparse.npz")
-        train.train(model)
-        params, _ = model.load()
+        model = files.Entry(e, "sparse", steps, Path("no file"))
+        state = train.resume(model)
+        for _ in train.train(model, state):
+            pass
     c = e.classes["sparse"]
     xs, ys = sample_prompts(c, np.random.default_rng(seed), 5000, e.n_points)
     error, least = (np.mean((predicted - ys) ** 2) for predicted in (
-        icl.predict(params, e.config, xs, ys), baselines.bayes(c)(xs, ys)))
+        icl.predict(state.params, e.config, xs, ys), baselines.bayes(c)(xs, ys)))
     return error - least
 
 

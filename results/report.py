@@ -10,23 +10,21 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import train  # before NumPy: it holds the BLAS to one thread
 import argparse
 import csv
 import html
 import io
 import math
 import textwrap
-import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
 
 import numpy as np
 
 import icl
-from results import files, jobs
-from train import MIXED, OWN, PICTURES
+from results import files
+from results.experiments import (EXPERIMENTS, MIXED, OWN, PICTURES, Experiment, Size,
+                                 make_experiment, sheets_of)
 
 TRUTH = "true function"
 NOISY = "noisy ideal learner"   # believes that labels are noisy, and reads noisy ones
@@ -39,16 +37,16 @@ WIDER, GP = "optimum of the wide mixture", "Gaussian process"
 @dataclass
 class Found:
     """What a folder holds of an experiment."""
-    e: train.Experiment
+    e: Experiment
     on: dict      # sheet -> predictor -> predictions (B, A), and under TRUTH what is right
-    sheets: dict  # name -> train.Sheet
+    sheets: dict  # name -> Sheet
     facts: dict   # predictor, as its file calls it -> facts
 
 
 def arrange(e, measured):
     """Found, from the facts and arrays of each predictor that is measured."""
-    sheets = train.sheets_of(e)
-    on = {key: {TRUTH: np.float64(sheet.ys[:, sheet.at])} for key, sheet in sheets.items()}
+    sheets = sheets_of(e)
+    on = {key: {TRUTH: np.float64(sheet.ys[:, sheet.after])} for key, sheet in sheets.items()}
     for name, (facts, arrays) in measured.items():
         for key, predictions in arrays.items():
             key, _, kind = key.partition("/")
@@ -76,7 +74,7 @@ def read(folder):
     icl.Refused, by name, if there are files that cannot stand beside each other.
     """
     found = []
-    for name in train.EXPERIMENTS:
+    for name in EXPERIMENTS:
         there = [files.read_predictions(path)
                  for path in sorted((folder / name).glob("*.predictions.npz"))]
         facts = [facts for facts, _ in there]
@@ -85,8 +83,8 @@ def read(folder):
                               "dims or prompts")
         if there:
             try:
-                size, seed = train.Size(**facts[0]["size"]), facts[0]["settings"]["seed"]
-                e = train.make_experiment(facts[0]["settings"]["experiment"], size, seed)
+                size, seed = Size(**facts[0]["size"]), facts[0]["settings"]["seed"]
+                e = make_experiment(facts[0]["settings"]["experiment"], size, seed)
                 measured = {each[0]["settings"]["model"]: each for each in there}
                 found.append(arrange(e, measured))
             except Exception as error:  # whatever a stranger's file can cause
@@ -174,7 +172,7 @@ def picture(found, name):
     """One function, and what the mixture model predicts everywhere from ten examples of it."""
     sheet, predicted = found.sheets[name], found.on[name]
     return Figure(
-        name, f"After {sheet.at[0]} examples: {PICTURES[name][0]}",
+        name, f"After {sheet.after[0]} examples: {PICTURES[name][0]}",
         "Dots are the examples in the prompt. Does the model's curve follow the true function?",
         "x", sheet.xs[:, -1, 0],
         {p: predicted[p].T for p in (TRUTH, MIXED, "mixture model") if p in predicted},
@@ -235,9 +233,9 @@ def selection_figure(found, shown):
          if there and p in predicted}, f"weight on the {second} class")
 
 
-def after(e, numbers):
-    """The numbers of examples that a sweep measures after, in words."""
-    return f"after {' to '.join(str(n) for n in sorted({numbers[0], numbers[-1]}))} examples"
+def after(e):
+    """The numbers of examples that sweeps measure after, in words."""
+    return f"after {' to '.join(str(n) for n in sorted({e.after[0], e.after[-1]}))} examples"
 
 
 def nnz_figures(found):
@@ -245,7 +243,7 @@ def nnz_figures(found):
     e, d = found.e, found.e.size.n_dims
     if "nnz" not in e.sweeps:
         return []
-    (x, predicted), when = sweep(found, "nnz"), after(e, e.at)
+    (x, predicted), when = sweep(found, "nnz"), after(e)
     along = f"non-zero coefficients of {d}", x
     mean = {p: v.mean(2) for p, v in errors(predicted, *predicted).items()}
     pairs = {p: (p, "mixture model") for p in ("dense model", "sparse model", MIXED)}
@@ -278,12 +276,12 @@ def weights_figures(found):
     along = "weight w of w line + (1 - w) sinusoid"
     mean = {p: v.mean(2) / (x**2 + (1 - x) ** 2) for p, v in errors(predicted, *predicted).items()}
     figures = [Figure(
-        "weights", f"Between the two classes, {after(e, e.at)}",
+        "weights", f"Between the two classes, {after(e)}",
         "Pretraining had only lines, at 1, and sinusoids, at 0. Does a model fail in between, "
         "where the optimum for these functions does not?", along, x,
         {p: mean[p] for p in (*controls(e), GP, OWN, MIXED, "mixture model") if p in mean},
         "squared error / Var f", log="y"), Figure(
-        "again", f"Asked an x just shown, after {e.at[-1]} examples",
+        "again", f"Asked an x just shown, after {e.after[-1]} examples",
         "The last x is one that the prompt has shown, together with its f(x). An error here "
         "contradicts the prompt's own examples.", along, shown,
         {p: v.mean(2) / (shown**2 + (1 - shown) ** 2)
@@ -306,7 +304,7 @@ def frequency_figures(found):
         return []
     x, predicted = sweep(found, "frequency")
     return [Figure(
-        "frequency", f"Rare frequencies, {after(e, e.at)}",
+        "frequency", f"Rare frequencies, {after(e)}",
         "The grey area shows how common a frequency was in pretraining. Where it was rare, does "
         "the model fail, and does the optimum of the mixture?",
         "frequency (radians per unit of x)", x,
@@ -586,30 +584,6 @@ def show(folder):
     icl.write_whole(folder / "report.html",
                     page(folder, everything, figures).encode(errors="backslashreplace"))
     print(f"{folder / 'report.html'} shows it all", flush=True)
-
-
-def rehearse(e, out):
-    """Take a step of training, measure and draw on a handful of prompts, all in memory.
-
-    Raises icl.Refused, in one line that says where, if that cannot be done.
-    """
-    few, measured = replace(e, size=replace(e.size, prompts=min(4, e.size.prompts))), {}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a handful of prompts makes no statistics
-            for p in train.predictors_of(few, out):
-                model, rng = None, np.random.default_rng(0)
-                if p.steps:
-                    params = icl.init_params(e.config, rng)
-                    optimizer = icl.Muon(params, e.size.lr, e.size.matrix_lr)
-                    icl.train_step(params, e.config, optimizer, *train.training_batch(p, 0.0, rng))
-                    model = partial(icl.predict, params, e.config)
-                measured[p.name] = train.measure(few, p.name, model)
-            found = arrange(few, measured)
-            tables(found)
-            page(out, [found], [figures_of(found)])
-    except (Exception, SystemExit) as error:  # a class of one's own can cause any
-        raise icl.Refused(f"{e.name} cannot be evaluated like this: {jobs.where(error)}") from error
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ import train  # before NumPy: it holds the BLAS to one thread
 import argparse
 import os
 import signal
-import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -24,6 +23,8 @@ import numpy as np
 
 import baselines
 import icl
+from results import files
+from results.experiments import SIZES, Experiment
 from tasks import DenseLinear, Mixture, Sinusoid, SparseLinear, sample_prompts
 
 WAVES = DenseLinear(1), Sinusoid()
@@ -41,14 +42,14 @@ def row(name, errors):
 
 def road(pretraining, n_points, batch, steps, classes):
     """Train a model on one class or mixture; the table of its errors on the classes."""
-    size = replace(train.SIZES["tiny"], batch=batch)
+    size = replace(SIZES["tiny"], batch=batch)
     only = {"model": pretraining}
-    e = train.Experiment("road", size, only, only, n_points, steps, at=[])
-    with tempfile.TemporaryDirectory() as folder:
-        trained = train.Predictor(e, "model", steps, Path(folder) / "model.npz")
-        train.train(trained)
-        params, extra = trained.load()
-    model, seconds = partial(icl.predict, params, e.config), extra["seconds"]
+    e = Experiment("road", size, only, only, n_points, steps, {}, {}, [], [], seed=0)
+    entry = files.Entry(e, "model", steps, Path("no file"))
+    state = train.resume(entry)
+    for _ in train.train(entry, state):
+        pass
+    model, seconds = partial(icl.predict, state.params, e.config), state.seconds
     lines = [f"\n{pretraining}", f"  {steps:,d} steps of {batch} prompts: {seconds:,.0f} seconds, "
              f"{seconds / steps:.3f} a step"]
     for c in classes:

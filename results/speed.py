@@ -23,6 +23,8 @@ import numpy as np
 
 import baselines
 import icl
+from results import files
+from results.experiments import SIZES, make_experiment
 from tasks import sample_prompts
 
 
@@ -98,21 +100,21 @@ def measure(e, rounds):
     return [median(spent[2:]) for spent in times]  # the first two warm up
 
 
-def main(rounds=40, sizes=tuple(train.SIZES)):
+def main(rounds=40, sizes=tuple(SIZES)):
     """Print a line a size and experiment, what the yardsticks cost, and what full runs would."""
     print(machine())
     print("size, experiment      step   products  ratio  prompts/s")
     hours = {}
     for name in sizes:
-        size, hours[name] = train.SIZES[name], []
+        size, hours[name] = SIZES[name], []
         for experiment in ("sparse", "sine"):
-            e = train.make_experiment(experiment, size)
+            e = make_experiment(experiment, size)
             step, least = measure(e, max(1, rounds // 8) if name == "paper" else rounds)
             print(f"{name + ', ' + experiment:16s} {step * 1e3:7.1f}ms {least * 1e3:8.1f}ms "
                   f"{step / least:6.2f} {size.batch / step:10,.0f}", flush=True)
-            hours[name] += [step * model.steps / 3600 for model in train.predictors_of(e, Path())
+            hours[name] += [step * model.steps / 3600 for model in files.entries_of(e, Path())
                             if model.steps]
-    e = train.make_experiment("sparse", train.SIZES[sizes[-1]])
+    e = make_experiment("sparse", SIZES[sizes[-1]])
     xs, ys = sample_prompts(e.mixture, np.random.default_rng(0), 1000, e.n_points)
     print(f"\nSeconds for 1,000 prompts of {e.n_points} points from {e.mixture}")
     for name, predictor in {"exact optimum": baselines.bayes(e.mixture),

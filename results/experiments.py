@@ -1,0 +1,277 @@
+"""What is trained, what else predicts, and what all are asked: sizes, experiments, sheets.
+
+An experiment trains models on two classes of functions and on their mixture. Afterwards every
+predictor answers the same *sheets* of prompts. A sheet has functions of one class: on "icl-dense"
+there are dense ones, and on "nnz-3" ones with 3 non-zero coefficients. To change what is studied,
+change this file; train.py only does what stands here.
+"""
+import pickle
+import re
+import zlib
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
+
+import numpy as np
+
+import baselines
+import icl
+from tasks import (ConvexCombination, DenseLinear, Mixture, Sinusoid, SparseLinear, plain_numbers,
+                   sample_prompts)
+
+
+# ------------------------------------------------------------------------------------------ sizes
+
+@dataclass(frozen=True)
+class Size:
+    """How big a run is. The learning rates rise over `warmup` steps, and fall linearly to zero."""
+    n_layer: int
+    n_head: int
+    n_embd: int
+    n_dims: int        # of the sparse experiment's inputs; the sine experiment's are 1-D
+    nnz: int           # non-zero coefficients of its sparse functions
+    sparse_points: int
+    sparse_steps: int  # of training a specialist; a mixture model takes twice as many
+    sine_points: int
+    sine_steps: int
+    batch: int = 64
+    lr: float = 3e-3          # Adam's, for gains, biases, read_in, read_out and positions
+    matrix_lr: float = 0.02   # Muon's, for the matrices in the blocks
+    warmup: int = 100
+    curriculum: float = 0.0   # share of the steps that train.lesson makes easier, with fewer dims
+    first_dims: int = 5       # where it begins; nothing is easier where there are no more
+    prompts: int = 2000       # to evaluate on; half as many for each place of a sweep
+
+    def check(self):
+        """ValueError, by name, unless every field can be used."""
+        plain_numbers(self)
+        reals = {"lr": (1e-30, 1e30), "matrix_lr": (1e-30, 1e30), "curriculum": (0, 0.99)}
+        for name, value in asdict(self).items():
+            least = 2 if name in ("sparse_points", "sine_points", "prompts") else 1
+            low, high = reals.get(name, (least, 1_000_000))
+            kinds = (int, float) if name in reals else (int,)  # no bool
+            if type(value) not in kinds or not low <= value <= high:
+                raise ValueError(f"{name} must be from {low} to {high:,}, not {value!r}")
+        icl.Config(self.n_dims, self.sparse_points, self.n_layer, self.n_head, self.n_embd)
+
+
+SIZES = {
+    "tiny": Size(6, 4, 48, n_dims=3, nnz=1, sparse_points=8, sparse_steps=1500, prompts=1000,
+                 sine_points=16, sine_steps=1400),
+    "small": Size(8, 4, 64, n_dims=8, nnz=1, sparse_points=10, sparse_steps=20_000,
+                  sine_points=21, sine_steps=3000, batch=128),
+    "paper": Size(12, 8, 256, n_dims=20, nnz=2, sparse_points=41, sparse_steps=3000,
+                  sine_points=41, sine_steps=1500, curriculum=0.1),
+}
+
+
+# ------------------------------------------------------------------------------------ experiments
+
+EXPERIMENTS = "sine", "sparse"  # in the order of the report
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Which models are trained, on what, and what they are asked afterwards.
+
+    A sweep leads from pretraining to what lies outside it.
+    """
+    name: str
+    size: Size
+    classes: dict      # name -> function class
+    pretraining: dict  # name of a model -> the class or mixture that it is trained on
+    n_points: int
+    steps: int         # of training a specialist
+    curves: dict       # name -> class to draw ICL curves on
+    sweeps: dict       # name -> place on the x axis -> class
+    after: list        # the numbers of examples after which sweeps measure
+    controls: list     # the specialists that answer sweeps, too
+    seed: int
+
+    @property
+    def mixture(self):
+        return self.pretraining["mixture"]
+
+    @property
+    def config(self):
+        n_dims = next(iter(self.pretraining.values())).n_dims  # all have the same
+        return icl.Config(n_dims, self.n_points, self.size.n_layer, self.size.n_head,
+                          self.size.n_embd)
+
+    def steps_of(self, model):
+        """Of training a model. A mixture of two classes takes twice a specialist's steps, so that
+        it sees as many prompts of each class as a specialist; none takes more than three times."""
+        c = self.pretraining[model]
+        return self.steps * (min(3, len(c.components)) if isinstance(c, Mixture) else 1)
+
+    def stream(self, *purpose):
+        """A random generator for each purpose, so that evaluation cannot disturb training."""
+        words = "/".join(map(str, (self.name, *purpose)))
+        return np.random.default_rng([self.seed, zlib.crc32(words.encode())])
+
+    @cached_property
+    def asked(self):
+        """What predictors are asked, as JSON can hold it. A predictions file keeps it, and is out
+        of date where it is no longer the same."""
+        # One y of each sheet changes when the code of its class does.
+        return {"prompts": self.size.prompts, "nnz": self.size.nnz, "controls": self.controls,
+                "sheets": {name: [str(sheet.function_class), sheet.after, f"{sheet.ys[0, -1]:.2f}"]
+                           for name, sheet in sheets_of(self).items()}}
+
+
+def make_experiment(name, size, seed=0):
+    """The paper's experiment of that name, "sparse" or "sine", at a size."""
+    size.check()
+    makers = {"sparse": sparse_experiment, "sine": sine_experiment}
+    if name not in makers:
+        raise icl.Refused(f"there is no experiment {name!r}, but {', '.join(makers)}")
+    e = makers[name](size, seed)
+    e.mixture.hypotheses()  # ValueError if it has too many for the exact optimum
+    check_names(e)
+    return e
+
+
+def sparse_experiment(size, seed):
+    """Linear functions of n_dims inputs: all coefficients random, or all but a few zero."""
+    d = size.n_dims
+    classes = {"dense": DenseLinear(d), "sparse": SparseLinear(d, size.nnz)}
+    numbers = {k: SparseLinear(d, k) for k in range(1, d + 1)}
+    pretraining = classes | {"mixture": Mixture(classes.values())}
+    if has_optimum(Mixture(numbers.values())):
+        pretraining["wide"] = Mixture(numbers.values())
+    return Experiment("sparse", size, classes, pretraining, size.sparse_points, size.sparse_steps,
+                      curves=classes, sweeps={"nnz": numbers}, controls=[*classes], seed=seed,
+                      after=[min(d // 2 + 1, size.sparse_points - 1)])  # least squares needs d
+
+
+def sine_experiment(size, seed):
+    """Functions of one input: lines and sinusoids, and what lies between and beyond them."""
+    classes = {"linear": DenseLinear(1), "sinusoid": Sinusoid()}
+    blend = partial(ConvexCombination, *classes.values())
+    curves = classes | {"half-and-half": blend(0.5)}
+    pretraining = classes | {"mixture": Mixture(classes.values()), "wide": Mixture(curves.values())}
+    frequencies = 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0
+    sweeps = {"weights": {w: blend(w) for w in np.linspace(0, 1, 11).tolist()},
+              "again": {w: blend(w) for w in (0.0, 0.3, 0.5, 0.7, 1.0)},  # at an x just shown
+              "frequency": {omega: Sinusoid(frequency=omega) for omega in frequencies}}
+    return Experiment("sine", size, classes, pretraining, size.sine_points, size.sine_steps,
+                      curves=curves, sweeps=sweeps, controls=["sinusoid"], seed=seed,
+                      after=list(range(1, size.sine_points))[-5:])  # the last five
+
+
+def has_optimum(function_class):
+    """Whether its hypotheses are few enough for the exact optimum to be computed."""
+    try:
+        function_class.hypotheses()
+    except ValueError:
+        return False
+    return True
+
+
+def check_names(e):
+    """ValueError unless names can be those of files, and classes be told apart by their texts."""
+    # Beginnings of other predictors, of sheets, and of a key in facts.
+    taken = "optimum ", "least squares", "Lasso", "Gaussian ", "icl", "functions", "pretraining"
+    words = {*e.pretraining, *e.curves, *e.sweeps}
+    if {"mixture", "wide"} & {*e.classes} or len({w.replace(" ", "-") for w in words}) < len(words):
+        raise ValueError(f"of {', '.join(sorted(words))}, two would have the same file")
+    for word in words:
+        if (not re.fullmatch("[A-Za-z0-9_ -]{1,50}", word)
+                or word.replace("-", " ").startswith(taken)):
+            raise ValueError(f"{word!r} cannot name a class, a model or a sweep: use letters, "
+                             f"digits, spaces, _ and -, and do not begin like {', '.join(taken)}")
+    sheets = sorted(f"{sweep}-{x:g}" for sweep, classes in e.sweeps.items() for x in classes)
+    for one, next_one in zip(sheets, sheets[1:]):
+        if one == next_one:
+            raise ValueError(f"two places of sweeps would have the same sheet, {one}")
+    asked = [c for classes in (e.curves, *e.sweeps.values()) for c in classes.values()]
+    for c in (*e.pretraining.values(), *asked):
+        if " at 0x" in str(c):  # files name the class that they were made with
+            raise ValueError(f"{c} must be a frozen dataclass without functions: its text must say "
+                             "what it is")
+        hash(c)  # TypeError unless frozen; train.optimum_losses keeps one for each class
+        pickle.dumps(c)  # AttributeError if another process could not have it
+
+
+# ----------------------------------------------------------------------------------------- sheets
+
+# Sheet -> title, weight of the line. The title names its random stream, too.
+PICTURES = {"functions-1": ("a line", 1.0), "functions-2": ("a sinusoid", 0.0),
+            "functions-3": ("half of each", 0.5)}
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Prompts that every predictor answers. Predictions after some numbers of examples are kept."""
+    name: str
+    function_class: object
+    xs: np.ndarray  # (B, N, d)
+    ys: np.ndarray  # (B, N)
+    after: list     # these numbers
+
+
+def sheets_of(e):
+    """Name -> Sheet: all that predictors are asked in an experiment."""
+    sheets = []
+    for shown, c in e.curves.items():
+        xs, ys = sample_prompts(c, e.stream(f"icl-{shown}"), e.size.prompts, e.n_points)
+        sheets.append(Sheet(f"icl-{shown}", c, xs, ys, list(range(e.n_points))))
+    for sweep, classes in e.sweeps.items():
+        for x, c in classes.items():
+            rng, after = e.stream(sweep, x), e.after[-1:] if sweep == "again" else e.after
+            xs, ys = sample_prompts(c, rng, max(2, e.size.prompts // 2), after[-1] + 1)
+            if sweep == "again":
+                repeat_a_point(xs, ys, rng)
+            sheets.append(Sheet(f"{sweep}-{x:g}", c, xs, ys, after))
+    if e.mixture.n_dims == 1:
+        sheets += [picture(e, name) for name in PICTURES]
+    return {sheet.name: sheet for sheet in sheets}
+
+
+def repeat_a_point(xs, ys, rng):
+    """Make the last point of each prompt one that it has shown before, in place."""
+    which = np.arange(len(xs)), rng.integers(xs.shape[1] - 1, size=len(xs))
+    xs[:, -1], ys[:, -1] = xs[which], ys[which]
+
+
+def picture(e, name):
+    """Sheet of one function: the same ten examples of it before each of 101 queries."""
+    title, weight = PICTURES[name]
+    c, rng = ConvexCombination(*e.classes.values(), weight), e.stream("functions", title)
+    n = min(10, e.n_points - 1)
+    f, examples, queries = c.sample(rng, 1), rng.uniform(-2.2, 2.2, n), np.linspace(-2.5, 2.5, 101)
+    xs = np.float32([[*examples, x] for x in np.float32(queries)])[..., None]  # (101, n + 1, 1)
+    ys = np.float32(f(xs.reshape(1, -1, 1)).reshape(len(xs), -1))
+    return Sheet(name, c, xs, ys, [n])
+
+
+# ------------------------------------------------------------------------------------- predictors
+
+OWN = "optimum for these functions"  # is told the class of the functions it is asked about
+MIXED = "optimum of the mixture"     # is told only the mixture of the two classes
+
+
+def untrained(e):
+    """Name -> function of a sheet that returns the predictor: all that nobody trains."""
+    def tuned_lasso(sheet):  # with the best alpha for each number of examples
+        alphas = baselines.tune_lasso(sheet.function_class, e.stream(sheet.name, "lasso"),
+                                      e.n_points, n_prompts=min(300, e.size.prompts))
+        return partial(baselines.lasso, alpha=alphas)
+
+    predictors = {"least squares": lambda sheet: baselines.least_squares,
+                  "Lasso": tuned_lasso,
+                  MIXED: lambda sheet: baselines.bayes(e.mixture),
+                  OWN: lambda sheet: baselines.bayes(sheet.function_class)}
+    for name, c in e.classes.items():
+        predictors[f"optimum of {name}"] = lambda sheet, c=c: baselines.bayes(c)
+    if e.mixture.n_dims == 1:
+        predictors["Gaussian process"] = lambda sheet: baselines.gaussian_process
+    return predictors
+
+
+def answers(e, name, sheet):
+    """Whether a predictor, by its name, answers a sheet. All answer ICL sheets; the others, which
+    take long, are left to those that figures show there."""
+    if name == OWN and not has_optimum(sheet.function_class):
+        return False
+    return sheet.name.startswith("icl-") or name in {
+        "mixture", "wide", *e.controls, "least squares", "Gaussian process", MIXED, OWN}
