@@ -5,6 +5,7 @@ Prediction k depends on x_k and the examples 1..k-1 only. Here all is computed i
 float32 prompts of any scale get finite predictions. Arrays that are no prompts raise ValueError.
 At the end, effective_noise says in one number how close a trained model comes to the optimum.
 """
+import numbers
 from dataclasses import replace
 
 import numpy as np
@@ -42,10 +43,10 @@ def lasso(xs, ys, alpha):
     xs, ys = np.float64(xs), np.float64(ys)
     B, N, d = xs.shape
     alpha = np.asarray(alpha)  # whatever a mask hides is looked at, too
-    if (alpha.shape not in ((), (N,)) or np.iscomplexobj(alpha)
+    if (alpha.shape not in ((), (N,)) or alpha.dtype.kind not in "fiu"
             or not np.all(np.isfinite(alpha)) or np.min(alpha) <= 0):
         raise ValueError(f"alpha must be positive, one number or {N} of them, not {alpha.tolist()}")
-    alpha = np.broadcast_to(alpha, N)
+    alpha = np.broadcast_to(np.float64(alpha), N)
     predictions, w = np.zeros((B, N)), np.zeros((d, B))  # B last: row j is coordinate j of all
     gram, moment, power = np.zeros((d, d, B)), np.zeros((d, B)), np.zeros(B)  # sums over examples
     for n in range(1, N):
@@ -174,9 +175,9 @@ def class_probabilities(mixture, label_noise=0.0):
 
 def _posterior(function_class, label_noise):
     """(xs, ys) -> predictions (B, N), probability (groups, B, N) of each group of hypotheses."""
-    variance = label_noise * label_noise
-    if np.ndim(label_noise) or not (label_noise >= 0 and variance < np.inf):
-        raise ValueError(f"label_noise must be finite and not negative, not {label_noise}")
+    if not isinstance(label_noise, numbers.Real) or not 0 <= label_noise < 1e150:
+        raise ValueError(f"label_noise must be from 0 to 1e150, not {label_noise!r}")
+    variance = float(label_noise) ** 2
     groups = [replace(h, noise=h.noise + variance) for h in function_class.hypotheses()]
     prior = np.concatenate([h.prior for h in groups] or [[0]])
     if not (prior >= 0).all() or not abs(prior.sum() - 1) < 1e-6:
@@ -198,13 +199,13 @@ def _posterior(function_class, label_noise):
 
 
 def _features(h, x, F=None):
-    """h.features(x), which may be one of your own: ValueError unless it is (F, M, B), real."""
+    """h.features(x), which may be one of your own: ValueError unless they are real, (F, M, B)."""
     phi, M, B = np.asanyarray(h.features(x.copy())), len(h.prior), len(x)
     if (phi.ndim != 3 or phi.shape != (F or len(phi), M, B) or phi.dtype.kind not in "fiu"
             or hasattr(phi, "mask")):
         raise ValueError(f"features {h.features} must return real numbers ({F or 'F'}, {M}, {B}), "
                          f"not {phi.dtype} {phi.shape}")
-    return phi
+    return np.float64(phi)
 
 
 def _recursion(groups, xs, ys):

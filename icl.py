@@ -3,13 +3,13 @@
 A prompt x_1, f(x_1), x_2, f(x_2), ..., x_N is a sequence of vectors. The transformer reads it from
 left to right. At every x_k it predicts f(x_k), and it has seen the examples 1..k-1 only.
 
-An operation returns its output and a function: y, backward = layernorm(x, gain, bias). Write dy for
-the gradient of the loss with respect to y, dx to x, and so on: backward(dy) returns the inputs'
-gradients in their order, here dx, dgain, dbias. In the model, gradients of parameters go into a
-dict, `grads`.
+An operation returns its output and a function: y, backward = layernorm(x, gain, bias). With dy the
+gradient of the loss with respect to y, backward(dy) returns the inputs' in their order, here dx,
+dgain, dbias. In the model, gradients of parameters go into a dict, `grads`.
 
 Shapes: B prompts, N points, T = 2N - 1 tokens, M = BT rows, C channels, H heads, D = C / H, d dims.
 """
+import errno
 import io
 import json
 import math
@@ -267,19 +267,26 @@ def chunks(xs, *others):
     return zip(*(np.array_split(a, n) for a in (xs, *others)))
 
 
-def check_real(**arrays):
-    """ValueError, by name, unless these are finite arrays of float32 or float64."""
-    for name, a in arrays.items():
-        kind = a.dtype if type(a) is np.ndarray else type(a).__name__  # MaskedArray, say
-        if kind not in (np.float32, np.float64):
-            raise ValueError(f"{name} must be a float32 or float64 array, not {kind}")
-        if not np.isfinite(a).all():
-            raise ValueError(f"{name} must be finite, and holds {a[~np.isfinite(a)][0]}")
+def check_array(name, a, shape=None, types=(np.float32, np.float64)):
+    """ValueError, by name, unless it is a finite array of one of the types, of the shape if any."""
+    kind = a.dtype if type(a) is np.ndarray else type(a).__name__  # MaskedArray, say
+    if kind not in types or shape not in (None, a.shape):
+        wanted = " or ".join(t.__name__ for t in types)
+        raise ValueError(f"{name} must be a {wanted} array {shape or ''}, not {kind} {np.shape(a)}")
+    if not np.isfinite(a).all():
+        raise ValueError(f"{name} must be finite, and holds {a[~np.isfinite(a)][0]}")
+
+
+def check_params(params, config):
+    """ValueError, by name, unless the parameters' names are the config's."""
+    if wrong := params.keys() ^ config.shapes().keys():
+        raise ValueError(f"parameters must be those of {config}, not more or less by {min(wrong)}")
 
 
 def check_prompts(xs, ys, n_dims=None, n_points=math.inf):
     """ValueError, saying what is wrong, unless xs (B, N, d) and ys (B, N) can be prompts."""
-    check_real(xs=xs, ys=ys)
+    check_array("xs", xs)
+    check_array("ys", ys)
     if (xs.ndim != 3 or ys.shape != xs.shape[:2] or xs.size == 0
             or n_dims not in (None, xs.shape[2]) or xs.shape[1] > n_points):
         raise ValueError(f"xs must be (B, N, {n_dims or 'd'}) and ys (B, N), N at most {n_points}, "
@@ -287,19 +294,20 @@ def check_prompts(xs, ys, n_dims=None, n_points=math.inf):
 
 
 def predict(params, config, xs, ys):
-    """Predictions (B, N) of f(x_k), from x_k and examples 1..k-1. ValueError as check_prompts."""
+    """Predictions (B, N) of f(x_k), from x_k and examples 1..k-1. ValueError as check_prompts, or
+    if parameters are missing or too many."""
+    check_params(params, config)
     check_prompts(xs, ys, config.n_dims, config.n_points)
     return np.concatenate([transformer(params, config, *chunk)[0] for chunk in chunks(xs, ys)])
 
 
 def loss_and_grads(params, config, xs, ys, weights=None):
     """The mean of weights * (prediction - y)^2, and its gradients under the parameters' names.
-    weights (B, N), all 1 if not given. Raises ValueError as check_prompts does."""
+    weights (B, N), all 1 if not given. ValueError as in predict."""
+    check_params(params, config)
     check_prompts(xs, ys, config.n_dims, config.n_points)
     weights = np.ones_like(ys) if weights is None else weights
-    check_real(weights=weights)
-    if np.shape(weights) != ys.shape:
-        raise ValueError(f"weights must have shape {ys.shape} like ys, not {np.shape(weights)}")
+    check_array("weights", weights, ys.shape)
     loss, grads = 0.0, {name: np.zeros_like(p) for name, p in params.items()}
     for xs_part, ys_part, weights_part in chunks(xs, ys, weights):
         predictions, backward = transformer(params, config, xs_part, ys_part)
@@ -325,8 +333,11 @@ def loss_weights(xs, ys):
 
 
 def train_step(params, config, optimizer, xs, ys, weights=None):
-    """One step of the optimiser on prompts xs (B, N, d), ys (B, N); returns the (weighted) loss."""
+    """One step of the optimiser on prompts xs (B, N, d), ys (B, N); returns the (weighted) loss.
+    Changes nothing, and raises as Adam.update does, if that cannot be done."""
     loss, grads = loss_and_grads(params, config, xs, ys, weights)
+    if not math.isfinite(loss):
+        raise FloatingPointError(f"the loss is {loss}")
     optimizer.update(params, grads)
     return loss
 
@@ -420,6 +431,8 @@ class Refused(ValueError):
 def write_whole(path, data):
     """Write bytes to a file, whole or not at all: they replace it once they are on the disk."""
     temporary = Path(f"{path}.{os.urandom(8).hex()}.tmp")
+    if os.path.exists(path) and not os.path.isfile(path):  # /dev/null, say, must stay what it is
+        raise FileExistsError(errno.EEXIST, "not a regular file", str(path))
     try:
         with open(temporary, "xb") as file:
             file.write(data)
@@ -432,20 +445,15 @@ def write_whole(path, data):
         temporary.unlink(missing_ok=True)
 
 
-def check_arrays(arrays, shapes):
-    """ValueError, by name, unless these are finite float32 arrays of these shapes."""
-    for name, shape in shapes.items():
-        a = arrays.get(name)
-        if (np.shape(a), getattr(a, "dtype", 0)) != (shape, np.float32) or not np.isfinite(a).all():
-            raise ValueError(f"array {name} is not finite float32{shape}")
-
-
 def save_checkpoint(path, params, config, optimizer=None, **extra):
     """Write a run's parameters, its optimiser's state and `extra`, which JSON can hold.
     ValueError, and nothing is written, unless the parameters are the config's and all is finite."""
     state = optimizer.state if optimizer else {}
-    check_arrays(params, config.shapes())
-    check_arrays(state, {name: a.shape for name, a in state.items()})
+    check_params(params, config)
+    for name, shape in config.shapes().items():
+        check_array(name, params[name], shape, [np.float32])
+    for name, a in state.items():
+        check_array(name, a, types=[np.float32])
     arrays = {f"params/{name}": p for name, p in params.items()}
     arrays |= {f"optimizer/{name}": a for name, a in state.items()}
     header = json.dumps({"format": 1, "config": asdict(config), "extra": extra}, allow_nan=False,
@@ -479,7 +487,8 @@ def load_checkpoint(path, optimizer=None):
         shapes = {f"params/{name}": shape for name, shape in config.shapes().items()}
         shapes |= {f"optimizer/{name}": a.shape for name, a in state.items()}
         arrays = {name: npz[name] for name in shapes}  # reads these alone; zip checks their CRCs
-        check_arrays(arrays, shapes)
+        for name, shape in shapes.items():
+            check_array(name, arrays[name], shape, [np.float32])
     except Exception as e:  # whatever a stranger's file can cause
         raise Refused(f"{path} is not a checkpoint that can be used: {str(e) or repr(e)}") from e
     if optimizer:

@@ -16,6 +16,7 @@ frozen dataclass too, as checkpoints name classes by their text:
 All are scaled to Var f(x) = 1 over f and x, so that predicting zero costs 1; combinations are not.
 """
 import math
+import numbers
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Callable
@@ -41,8 +42,8 @@ class Hypotheses:
         if prior.ndim != 1 or prior.dtype.kind not in "fiu" or hasattr(prior, "mask"):
             raise ValueError(f"prior must be real numbers (M,), not {prior.dtype} {prior.shape}")
         object.__setattr__(self, "prior", prior)  # it may be a list
-        if not isinstance(self.noise, (int, float, np.number)) or not 0 <= self.noise < math.inf:
-            raise ValueError(f"noise must be finite and not negative, not {self.noise!r}")
+        if not isinstance(self.noise, numbers.Real) or not 0 < self.noise < math.inf:
+            raise ValueError(f"noise must be positive and finite, not {self.noise!r}")
 
 
 @dataclass(frozen=True)

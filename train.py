@@ -29,7 +29,6 @@ for _name in ("OPENBLAS_NUM", "MKL_NUM", "OMP_NUM", "VECLIB_MAXIMUM"):  # read b
     os.environ[f"{_name}_THREADS"] = "1"  # more could change the last bits
 
 import argparse
-import contextlib
 import math
 import platform
 import signal
@@ -294,9 +293,7 @@ def measure_job(entry, send):
             raise icl.Refused(f"{entry.path} is not trained to its end")
         trained = partial(icl.predict, params, entry.experiment.config)
         made["seconds"] = extra["seconds"]
-        with contextlib.suppress(OSError, ValueError):  # it may be gone, or older
-            made["curve"] = np.loadtxt(entry.path.with_suffix(".csv"), delimiter=",", skiprows=1,
-                                       usecols=(0, 2), ndmin=2).tolist()  # step, over_optimum
+        made["curve"] = files.read_curve(entry.path.with_suffix(".csv"))
     facts, arrays = measure(entry, trained)
     if trained and not all(np.isfinite(a).all() for a in arrays.values()):
         refuse_divergence(entry, entry.steps, "its predictions are not finite")
@@ -369,8 +366,9 @@ def experiments_of(a):
         size = replace(size, sparse_steps=a.steps, sine_steps=a.steps)
     try:
         experiments = [make_experiment(name, size, a.seed) for name in EXPERIMENTS]
-        for e in experiments:
-            sheets_of(e)  # every class is sampled from, once
+        for e in experiments:  # samples from every class, twice
+            if e.asked != replace(e).asked:
+                raise ValueError(f"{e.name}: all that is random must come from `sample`'s rng")
     except ValueError as error:
         raise icl.Refused(f"this size or a class cannot be: {error}") from error
     except (Exception, SystemExit) as error:  # a class of one's own can cause any

@@ -161,7 +161,8 @@ def main():
         parser.error(f"{str(a.folder)!r} is not a folder")
     if unknown := {*a.exercises} - {*CHECKS}:
         parser.error(f"there is no exercise {min(unknown)}")
-    if a.json and (a.json.is_dir() or not a.json.absolute().parent.is_dir()):
+    if a.json and (a.json.exists() and not a.json.is_file()
+                   or not a.json.absolute().parent.is_dir()):
         parser.error(f"{str(a.json)!r} cannot be a file")
     results = []
     for exercise in a.exercises or CHECKS:
@@ -172,10 +173,8 @@ def main():
     total, most = (sum(r[key] for r in results) for key in ("score", "max_score"))
     print(f"{total:4g} of {most:2g}")
     if a.json:
-        try:  # whole, or not at all
-            temporary = Path(f"{a.json}.tmp")
-            temporary.write_text(json.dumps({"tests": results}, indent=1), encoding="utf-8")
-            os.replace(temporary, a.json)
+        try:
+            icl.write_whole(a.json, json.dumps({"tests": results}, indent=1).encode())
         except OSError as error:
             parser.error(f"{a.json}: {error}")
 
@@ -184,4 +183,5 @@ if __name__ == "__main__":
     sys.dont_write_bytecode = True
     # Not in the student's process, which reads this file, too. With -O, test_icl.py refuses.
     from checks import CHECKS
+    import icl
     main()

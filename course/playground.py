@@ -89,8 +89,10 @@ def main():
     checkpoint = a.checkpoint or ROOT / "results/small/sine/mixture.npz"
     page = a.out or (checkpoint.with_suffix(".html") if a.checkpoint else HERE / "playground.html")
     try:
-        if page.is_dir() or os.path.realpath(page) == os.path.realpath(checkpoint):
-            raise icl.Refused(f"{page} is a folder, or the checkpoint: choose another --out")
+        if (page.exists() and not page.is_file() or not page.absolute().parent.is_dir()
+                or os.path.realpath(page) == os.path.realpath(checkpoint)):
+            raise icl.Refused(f"{page} cannot be written, or is the checkpoint: choose another "
+                              "--out")
         data = json.dumps(page_data(checkpoint)).replace("<", "\\u003c")  # no tag ends the script
         template = (HERE / "playground_template.html").read_text(encoding="utf-8")
         icl.write_whole(page, template.replace('"DATA";', f"{data};").encode())

@@ -185,9 +185,9 @@ def check_names(e):
             raise ValueError(f"two places of sweeps would have the same sheet, {one}")
     asked = [c for classes in (e.curves, *e.sweeps.values()) for c in classes.values()]
     for c in (*e.pretraining.values(), *asked):
-        if " at 0x" in str(c):  # files name the class that they were made with
-            raise ValueError(f"{c} must be a frozen dataclass without functions: its text must say "
-                             "what it is")
+        if re.search(" at 0x|frozenset", str(c)):  # files name the class that made them
+            raise ValueError(f"{c} must be a frozen dataclass without functions or sets: its text "
+                             "must say what it is")
         hash(c)  # TypeError unless frozen; train.optimum_losses keeps one for each class
         pickle.dumps(c)  # AttributeError if another process could not have it
 

@@ -12,6 +12,7 @@ What is refused is named, and nothing of it is changed.
 """
 import io
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -96,6 +97,19 @@ def load_model(model, optimizer=None, rng=None):
     return params, extra
 
 
+def read_curve(path):
+    """Rows (step, loss minus the optimum's) of a CSV file that train.write_curve wrote; none if it
+    is gone, or no longer what it was."""
+    if not path.is_file():
+        return []
+    try:
+        rows = [line.split(",") for line in path.read_text().split("\n")[1:-1]]
+        curve = [[float(step), float(over)] for step, _, over in rows]
+    except ValueError:
+        return []
+    return curve if np.isfinite(curve).all() else []
+
+
 def write_predictions(path, facts, arrays):
     """Write what a predictor answered: facts, which JSON can hold, and name -> array."""
     packed = io.BytesIO()
@@ -119,13 +133,15 @@ def read_predictions(path):
         noise, curve = facts.get("noise", {}).values(), facts.get("curve", [])
         numbers = [v for row in (*noise, *curve, [seconds]) for v in row]
         if (any(len(row) != 3 for row in noise) or any(len(row) != 2 for row in curve)
-                or any(type(v) not in (int, float) for v in numbers) or not 0 <= seconds < 1e9):
+                or any(type(v) not in (int, float) or abs(v) > 1e300 and v != math.inf
+                       for v in numbers)  # JSON can hold larger integers
+                or not np.isfinite(curve).all() or not 0 <= seconds < 1e9):
             raise ValueError("its facts are not those of a model")
         if any(a.dtype.kind != "f" or np.isinf(a).any() for a in arrays.values()):
             raise ValueError("an answer is infinite or no real number")
     except Exception as error:  # whatever a stranger's file can cause
         raise icl.Refused(f"{path} is not a predictions file that can be used: "
-                          f"{str(error) or repr(error)}".split("\n")[0]) from error
+                          f"{str(error) or repr(error)}") from error
     return facts, arrays
 
 

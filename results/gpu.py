@@ -330,7 +330,7 @@ def model_of(a):
     e = make_experiment(experiment, size, a.seed)
     models = {p.label: p for p in files.entries_of(e, a.out) if p.steps}
     if a.name not in models:
-        sys.exit(f"gpu.py: there is no model {a.name!r}, but {', '.join(models)}")
+        raise icl.Refused(f"there is no model {a.name!r}, but {', '.join(models)}")
     return replace(models[a.name], steps=a.steps or sys.maxsize)
 
 
@@ -344,8 +344,11 @@ def learn(a):
     host = getattr(xp, "asnumpy", np.asarray)
     e, size = model.experiment, model.experiment.size
     gpu = icl_on(xp, size.n_embd // size.n_head)
-    initial = (icl.load_checkpoint(a.start)[0] if a.start
-               else icl.init_params(e.config, e.stream(model.name, 0)))
+    initial = icl.init_params(e.config, e.stream(model.name, 0))
+    if a.start:
+        initial, config, _ = icl.load_checkpoint(a.start)
+        if config != e.config:
+            raise icl.Refused(f"{a.start} has a model of {config}, not {e.config}")
     optimizer = Muon(xp, {name: xp.asarray(p) for name, p in initial.items()})
     params, rng = optimizer.params, e.stream(model.name, "training prompts", *a.part)
     history, shown, done = xp.zeros(1 << 20, np.float32), (0, START), 0
@@ -360,7 +363,7 @@ def learn(a):
                   "step", flush=True)
             shown = done, now
             if done and not math.isfinite(recent):
-                sys.exit(f"{a.name} diverged")
+                raise icl.Refused(f"{a.name} diverged")
         if progress >= 1:
             break
         fade = min(1, (done + 1) / size.warmup) * (1 - progress)
@@ -412,8 +415,8 @@ if __name__ == "__main__":
     try:
         if a.measure:
             model = model_of(a)
-            made = icl.load_checkpoint(model.path)[2]["settings"]
-            train.measure_job(replace(model, steps=made["steps"]), print)
+            steps = icl.load_checkpoint(model.path)[2].get("step", 1)
+            train.measure_job(replace(model, steps=steps), print)
         else:
             learn(a)
     except (ValueError, OSError) as error:

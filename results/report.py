@@ -78,7 +78,8 @@ def read(folder):
         there = [files.read_predictions(path)
                  for path in sorted((folder / name).glob("*.predictions.npz"))]
         facts = [facts for facts, _ in there]
-        if any(what_is_asked(f) != what_is_asked(facts[0]) for f in facts):
+        if any(what_is_asked(f) != what_is_asked(facts[0]) or f["settings"]["experiment"] != name
+               for f in facts):
             raise icl.Refused(f"{folder / name} holds predictions of several experiments, seeds, "
                               "dims or prompts")
         if there:
@@ -507,7 +508,8 @@ def noise_words(facts):
     "above 1" is worse than every ideal learner that was tried.
     """
     parts = [(name if part == "pretraining" else f"{name} on {part} functions", number)
-             for name, f in facts.items() for part, number in f.get("noise", {}).items()]
+             for name, f in facts.items() for part, number in f.get("noise", {}).items()
+             if not math.isnan(number[0])]  # it is, of a single prompt
     return [f"{what} {s:.3f} ({low:.3f} to {high:.3f})" if math.isfinite(s) else f"{what} above 1"
             for what, (s, low, high) in parts]
 
