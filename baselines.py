@@ -175,10 +175,10 @@ def class_probabilities(mixture, label_noise=0.0):
 
 def _posterior(function_class, label_noise):
     """(xs, ys) -> predictions (B, N), probability (groups, B, N) of each group of hypotheses."""
-    if not isinstance(label_noise, numbers.Real) or not 0 <= label_noise < 1e150:
-        raise ValueError(f"label_noise must be from 0 to 1e150, not {label_noise!r}")
-    variance = float(label_noise) ** 2
-    groups = [replace(h, noise=h.noise + variance) for h in function_class.hypotheses()]
+    s = float(label_noise) if isinstance(label_noise, numbers.Real) else -1
+    if not 0 <= s < 1e150:
+        raise ValueError(f"label_noise must be a number from 0 to 1e150, not {label_noise!r}")
+    groups = [replace(h, noise=h.noise + s * s) for h in function_class.hypotheses()]
     prior = np.concatenate([h.prior for h in groups] or [[0]])
     if not (prior >= 0).all() or not abs(prior.sum() - 1) < 1e-6:
         raise ValueError(f"priors of {function_class} must be non-negative and sum to 1, not to "

@@ -280,7 +280,7 @@ def check_array(name, a, shape=None, types=(np.float32, np.float64)):
 def check_params(params, config):
     """ValueError, by name, unless the parameters' names are the config's."""
     if wrong := params.keys() ^ config.shapes().keys():
-        raise ValueError(f"parameters must be those of {config}, not more or less by {min(wrong)}")
+        raise ValueError(f"{min(wrong)} is missing, or is no parameter of {config}")
 
 
 def check_prompts(xs, ys, n_dims=None, n_points=math.inf):
