@@ -13,7 +13,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import argparse
 import math
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from dataclasses import dataclass
 from functools import partial
 from statistics import NormalDist
 
@@ -21,7 +22,7 @@ import numpy as np
 
 import icl
 from results.experiments import MIXED, OWN
-from results.report import GP, NOISY, TRUTH, WARY, WIDER, read, selection_weight, sweep
+from results.report import GP, NOISY, TRUTH, WARY, WIDER, read, selection_weight
 
 MODEL, WIDE, WAVES = "mixture model", "wide model", "sinusoid model"
 DENSE, SPARSE = "dense model", "sparse model"
@@ -61,224 +62,203 @@ def farthest(values):
     columns = values.T[~np.isnan(values).any(0)]
     z = NormalDist().inv_cdf(1 - 0.025 / max(1, len(columns)))
     numbers = [(abs(value), margin) for value, margin in (mean(v, z) for v in columns)]
-    low = max((value - margin for value, margin in numbers), default=math.nan)
-    high = max((value + margin for value, margin in numbers), default=math.nan)
+    ends = [(value - margin, value + margin) for value, margin in numbers]
+    low, high = np.max(ends or [(math.nan, math.nan)], axis=0)
     return (low + high) / 2, (high - low) / 2
 
 
 @dataclass
 class Row:
     """A number, half of its interval, and the bound in which a claim wants it, if it wants any."""
-    claim: str
     what: str
     number: tuple
-    low: float = -math.inf
-    high: float = math.inf
-
-    @property
-    def bound(self):
-        words = {"at least": self.low, "at most": self.high}
-        return ", ".join(f"{k} {v:g}" for k, v in words.items() if math.isfinite(v))
+    bound: str = ""  # "at most 0.1", say, or "at least 2"
 
     @property
     def verdict(self):
-        low, high = self.number[0] - self.number[1], self.number[0] + self.number[1]
-        if self.low <= low and high <= self.high:
+        words, limit = self.bound.rsplit(" ", 1)
+        (value, margin), sign = self.number, 1 if words == "at most" else -1
+        above = sign * (value - float(limit))  # how far it is on the wrong side
+        if above + margin <= 0:
             return "holds"
-        return "does not hold" if high < self.low or low > self.high else "undecided"
+        return "does not hold" if above - margin > 0 else "undecided"
+
+    def __str__(self):
+        value, margin = (float(f"{x:.{n}g}") for x, n in zip(self.number, (3, 2)))
+        return f"{value:g} ± {margin:g}" + (self.bound and f", {self.verdict}")
 
 
-class Answers(dict):
-    """Predictor -> predictions, (B, N) on a sheet or (B, X, A) on a sweep; nan of one not there."""
-    def __missing__(self, predictor):
-        return np.nan * self[TRUTH]
-
-    def distance(self, p, q=TRUTH):
-        """Squared, between predictions; from the truth it is the error."""
-        return (self[p] - self[q]) ** 2
+def answers(found, sheet):
+    """Predictor -> predictions (B, A) on a sheet; nan of one that is not there."""
+    there = found.on[sheet]
+    return defaultdict(lambda: np.nan * there[TRUTH], there)
 
 
-class Sweep:
-    """The sheets of a sweep, at x (X,): methods return a number a prompt, (B,)."""
-    def __init__(self, found, name, variance=lambda x: 1):
-        self.x, predicted = sweep(found, name)  # predictions (B, X, numbers of examples)
-        self.answers, self.variance = Answers(predicted), variance(self.x)
-
-    def distance(self, p, q, *places, unit=1):
-        """Mean squared distance of predictions at these places of x."""
-        there = [np.isclose(x, places).any() for x in self.x]
-        return (self.answers.distance(p, q).mean(2) / unit)[:, there].mean(1)
-
-    def error(self, p, *places):
-        return self.distance(p, TRUTH, *places, unit=self.variance)
-
-    def excess(self, p, *places, over=OWN):
-        return self.error(p, *places) - self.error(over, *places)
+def distance(found, sweep, p, *places, to=TRUTH):
+    """Mean squared distance of p's predictions, a number a prompt, (B,), at places of a sweep."""
+    there = [answers(found, f"{sweep}-{x:g}") for x in places]
+    return np.mean([((a[p] - a[to]) ** 2).mean(1) for a in there], axis=0)
 
 
-# ------------------------------------------------------------------------- the claims, one by one
+def excess(error, p, *places, over=OWN):
+    """Error of p minus that of an optimum, (B,); error(p, *places) gives these."""
+    return error(p, *places) - error(over, *places)
+
+
+# ---------------------------------------------- the claims, one by one: what is claimed -> its rows
 
 def on_a_class(found, shown, noise):
-    """Rows on the functions of one class. noise(model, part): see claims_of."""
-    e, answers = found.e, Answers(found.on[f"icl-{shown}"])
-    other, half = next(c for c in e.classes if c != shown), e.n_points // 2
-    own, theirs = f"{shown} model", f"{other} model"
+    """Claims on the functions of one class. noise(model, part): see claims_of."""
+    there, half = answers(found, f"icl-{shown}"), found.e.n_points // 2
+    other = next(c for c in found.e.classes if c != shown)
+
+    def error(p, q=TRUTH):
+        return (there[p] - there[q]) ** 2  # (B, N)
 
     def times(base, first=0, last=None, of=MODEL):
         """The error of `of` divided by that of `base`, after first to last - 1 examples."""
-        error = lambda p: answers.distance(p)[:, first:last].mean(1)  # (B,)
-        return ratio(error(of), error(base))
+        return ratio(*(error(p)[:, first:last].mean(1) for p in (of, base)))
 
-    row = partial(Row, f"near-optimal on {shown} functions")
-    yield row("effective label noise of the mixture model", noise("mixture"), high=0.1)
-    yield row("the same, on these functions alone", noise("mixture", shown))
-    yield row(f"its curve beside the {NOISY}'s",
-              residual(answers.distance(MODEL), answers.distance(NOISY)), high=0.03)
-    yield row("beside the exact optimum's",
-              residual(answers.distance(MODEL), answers.distance(MIXED)))
-    yield row(f"times the {NOISY}'s error, first half", times(NOISY, 1, max(2, half)))
-    yield row(f"times the {NOISY}'s error, second half", times(NOISY, half))
-    yield row("excess over the optimum of the mixture",
-              mean((answers.distance(MODEL) - answers.distance(MIXED)).mean(1)))
-    for p in (NOISY, WARY, MIXED):
-        yield row(f"squared distance to the {p}", mean(answers.distance(MODEL, p)[:, 1:].mean(1)))
-
-    row = partial(Row, f"no extra cost on {shown} functions for not knowing the class")
-    yield row("times the specialist's error", times(own), high=1.1)
-    yield row("times it from 2 examples on", times(own, min(2, half)))
-    yield row("the optimum pays", times(OWN, of=MIXED))
-    for m in ("mixture", shown):
-        yield row(f"effective label noise of the {m} model", noise(m))
-
-    row = partial(Row, f"the {other} specialist fails on {shown} functions")
-    yield row("times the mixture model's error", times(MODEL, of=theirs), low=2)
+    claims = {
+        f"near-optimal on {shown} functions": [
+            Row("effective label noise of the mixture model", noise("mixture"), "at most 0.1"),
+            Row("the same, on these functions alone", noise("mixture", shown)),
+            Row(f"its curve beside the {NOISY}'s",
+                residual(error(MODEL), error(NOISY)), "at most 0.03"),
+            Row("beside the exact optimum's", residual(error(MODEL), error(MIXED))),
+            Row(f"times the {NOISY}'s error, first half", times(NOISY, 1, max(2, half))),
+            Row(f"times the {NOISY}'s error, second half", times(NOISY, half)),
+            Row(f"excess over the {MIXED}", mean((error(MODEL) - error(MIXED)).mean(1))),
+            *(Row(f"squared distance to the {p}", mean(error(MODEL, p)[:, 1:].mean(1)))
+              for p in (NOISY, WARY, MIXED))],
+        f"no extra cost on {shown} functions for not knowing the class": [
+            Row("times the specialist's error", times(f"{shown} model"), "at most 1.1"),
+            Row("times it from 2 examples on", times(f"{shown} model", min(2, half))),
+            Row("the optimum pays", times(OWN, of=MIXED)),
+            Row("effective label noise of the mixture model", noise("mixture")),
+            Row(f"effective label noise of the {shown} model", noise(shown))],
+        f"the {other} specialist fails on {shown} functions": [
+            Row("times the mixture model's error", times(MODEL, of=f"{other} model"),
+                "at least 2")]}
     if shown == "dense":
-        row = partial(Row, "as good as least squares on dense functions")
-        yield row("times their error", times("least squares"), high=1.1)
+        claims["as good as least squares on dense functions"] = [
+            Row("times their error", times("least squares"), "at most 1.1")]
     if shown == "sparse":
-        row = partial(Row, "better than least squares, as good as the Lasso on sparse ones")
-        yield row("times the Lasso's error", times("Lasso"), high=1)
-        yield row("times least squares'", times("least squares"), high=1)
+        claims["better than least squares, as good as the Lasso on sparse ones"] = [
+            Row("times the Lasso's error", times("Lasso"), "at most 1"),
+            Row("times least squares'", times("least squares"), "at most 1")]
+    return claims
 
 
 def on_selection(found):
-    """Rows on selection weights, at the worst number of examples of either class."""
-    classes = found.e.classes
-    row = partial(Row, "its selection weights are those of Bayes (ours, stricter than the paper's)")
-    weight = {p: np.hstack([selection_weight(Answers(found.on[f"icl-{c}"]), classes, p)
-                            for c in classes]) for p in (MODEL, MIXED, NOISY)}
-    yield row("weight off the posterior's by", farthest(weight[MODEL] - weight[MIXED]), high=0.1)
-    yield row(f"off the {NOISY}'s by", farthest(weight[MODEL] - weight[NOISY]))
+    """A claim on selection weights, at the worst number of examples of either class."""
+    sheets = [answers(found, f"icl-{c}") for c in found.e.classes]
+    model, mixed, noisy = (np.hstack([selection_weight(a, found.e.classes, p) for a in sheets])
+                           for p in (MODEL, MIXED, NOISY))
+    return {"its selection weights are those of Bayes (ours, stricter than the paper's)": [
+        Row("weight off the posterior's by", farthest(model - mixed), "at most 0.1"),
+        Row(f"off the {NOISY}'s by", farthest(model - noisy))]}
 
 
-def nearest(row, s, control, *places):
+def nearest(gap, control, *places):
     """Rows: whose predictions are the model's nearest to, in a sweep?"""
-    for x in places:
-        for p in (WARY, MIXED, control):
-            yield row(f"at {x:g}, squared distance to the {p}", mean(s.distance(MODEL, p, x)))
+    return [Row(f"at {x:g}, squared distance to the {p}", mean(gap(MODEL, x, to=p)))
+            for x in places for p in (WARY, MIXED, control)]
 
 
-def blame(s, *places):
-    """What, and number: does the optimum of the mixture fail as the model does?"""
-    return ("its excess over the optimum, as a share of the model's",
-            ratio(s.excess(MIXED, *places), s.excess(MODEL, *places)))
+def blame(error, bound, *places):
+    """Rows: does the optimum of the mixture fail as the model does?"""
+    return [Row("its excess over the optimum, as a share of the model's",
+                ratio(excess(error, MIXED, *places), excess(error, MODEL, *places)), bound)]
 
 
 def on_numbers_of_non_zeros(found, noise):
-    """Rows on every number of non-zeros; the paper singles out 3 to 7 of 20."""
-    s, least, most = Sweep(found, "nnz"), found.e.size.nnz, found.e.size.n_dims
+    """Claims on every number of non-zeros; the paper singles out 3 to 7 of 20."""
+    numbers, least, most = found.e.sweeps["nnz"], found.e.size.nnz, found.e.size.n_dims
+    gap = partial(distance, found, "nnz")  # by default to the truth: the error
 
     def share(p, *places):  # of the specialists' distance
-        return ratio(s.distance(MODEL, p, *places), s.distance(DENSE, SPARSE, *places))
+        return ratio(gap(MODEL, *places, to=p), gap(DENSE, *places, to=SPARSE))
 
-    between = [k for k in s.x if least < k < most and k <= 7]
+    own_excess = {k: excess(gap, WIDE, k, over=WIDER) for k in numbers}
+    claims = {
+        "at both ends it predicts as the specialist does, the paper's sign of selection": [
+            Row(f"at {k} non-zeros, squared distance to the {p}, as a share of the specialists'",
+                share(p, k), "at most 0.1") for k, p in ((least, SPARSE), (most, DENSE))],
+        "trained on every number of non-zeros, it is near-optimal at each": [
+            Row("effective label noise of the wide model", noise("wide"), "at most 0.1"),
+            Row("largest excess over its own optimum",
+                farthest(np.stack(list(own_excess.values()), axis=1)), "at most 0.05"),
+            *(Row(f"at {k} non-zeros, excess over its own optimum", mean(own_excess[k]))
+              for k in numbers),
+            *(Row(f"at {k} non-zeros, its error as a share of the mixture model's",
+                  ratio(gap(WIDE, k), gap(MODEL, k))) for k in numbers)]}
     # Of 20 dims, 6 or 7 non-zeros have too many hypotheses for the optimum: all stop at 5 there.
-    known = [k for k in between if not np.isnan(s.error(OWN, k)).any()]
-    if known:
-        there = "at numbers of non-zeros between"
-        row = partial(Row, f"{there} it leaves the optimum")
-        yield row(f"at {', '.join(map(str, known))}, excess over the {OWN}",
-                  mean(s.excess(MODEL, *known)), low=0.02)
-        yield from nearest(row, s, DENSE, *known[:2])
-        yield Row(f"{there} an ideal learner of the mixture fails, too", *blame(s, *known), low=0.5)
+    known = [k for k in numbers if least < k < min(most, 8) and not np.isnan(gap(OWN, k)).any()]
+    if not known:
+        return claims
+    there = "at numbers of non-zeros between"
+    return {
+        f"{there} it leaves the optimum": [
+            Row(f"at {', '.join(map(str, known))}, excess over the {OWN}",
+                mean(excess(gap, MODEL, *known)), "at least 0.02"),
+            *nearest(gap, DENSE, *known[:2])],
+        f"{there} an ideal learner of the mixture fails, too": blame(gap, "at least 0.5", *known),
         # Nearer to each specialist than these are to each other.
-        row = partial(Row, f"{there} its predictions lie between the specialists'")
-        for p in (DENSE, SPARSE):
-            yield row(f"squared distance to the {p}, as a share of theirs", share(p, *known),
-                      high=1)
-
-    row = partial(Row, "at both ends it predicts as the specialist does, the paper's sign of "
-                  "selection")
-    for k, p in ((least, SPARSE), (most, DENSE)):
-        yield row(f"at {k} non-zeros, squared distance to the {p}, as a share of the specialists'",
-                  share(p, k), high=0.1)
-
-    row = partial(Row, "trained on every number of non-zeros, it is near-optimal at each")
-    own_excess = {k: s.excess(WIDE, k, over=WIDER) for k in s.x}
-    yield row("effective label noise of the wide model", noise("wide"), high=0.1)
-    yield row("largest excess over its own optimum",
-              farthest(np.stack(list(own_excess.values()), axis=1)), high=0.05)
-    for k, excess in own_excess.items():
-        yield row(f"at {k} non-zeros, excess over its own optimum", mean(excess))
-    for k in s.x:
-        yield row(f"at {k} non-zeros, its error as a share of the mixture model's",
-                  ratio(s.error(WIDE, k), s.error(MODEL, k)))
+        f"{there} its predictions lie between the specialists'": [
+            Row(f"squared distance to the {p}, as a share of theirs", share(p, *known), "at most 1")
+            for p in (DENSE, SPARSE)]} | claims
 
 
 def on_combinations(found, noise):
-    """Rows on what lies between lines, at weight 1, and sinusoids, at 0; errors over Var f."""
-    def variance(x):
-        return x**2 + (1 - x) ** 2
+    """Claims on what lies between lines, at weight 1, and sinusoids, at 0; errors over Var f."""
+    def error(p, w, sweep="weights"):
+        return distance(found, sweep, p, w) / (w**2 + (1 - w) ** 2)
 
-    s, again = Sweep(found, "weights", variance), Sweep(found, "again", variance)
-
-    row = partial(Row, "the error rises from both classes to the combination")
-    for w, end, those in ((0.2, 0, "sinusoids"), (0.8, 1, "lines")):
-        yield row(f"error at weight {w}, minus that on {those}",
-                  mean(s.error(MODEL, w) - s.error(MODEL, end)), low=0)
-
-    row = partial(Row, "it fails on half of each")
-    yield row("excess over the optimum there", mean(s.excess(MODEL, 0.5)), low=0.02)
-    yield row("error there, times that on sinusoids", ratio(s.error(MODEL, 0.5), s.error(MODEL, 0)))
-    yield row("excess of a Gaussian process", mean(s.excess(GP, 0.5)))
-    yield row("the sinusoid specialist's error", mean(s.error(WAVES, 0.5)))
-    yield from nearest(row, s, WAVES, 0.5)
-    yield Row("at half of each an ideal learner of the mixture fails, too", *blame(s, 0.5), low=0.5)
-
-    row = partial(Row, "with half of each in pretraining, the failure between the classes is gone")
-    yield row("effective label noise of the wide model", noise("wide"))
-    for w in (0.3, 0.5, 0.7):
-        yield row(f"at weight {w}, excess over the optimum, as a share of the mixture model's",
-                  ratio(s.excess(WIDE, w), s.excess(MODEL, w)), high=0.5)
-    for w in (0.3, 0.5, 0.7):
-        yield row(f"at weight {w}, excess over its own optimum",
-                  mean(s.excess(WIDE, w, over=WIDER)))
-
-    row = partial(Row, "between the classes it contradicts the examples that it was shown")
-    for w, low in ((0.3, -math.inf), (0.5, 0.02), (0.7, -math.inf)):
-        yield row(f"at weight {w}, error at an x just shown, minus that on sinusoids",
-                  mean(again.error(MODEL, w) - again.error(MODEL, 0)), low)
-    for w in (0, 0.5, 1):
-        for p in (MODEL, MIXED, GP):
-            yield row(f"at weight {w}, the same error of the {p}", mean(again.error(p, w)))
+    between, over = (0.3, 0.5, 0.7), partial(excess, error)
+    return {
+        "the error rises from both classes to the combination": [
+            Row(f"error at weight {w}, minus that on {those}",
+                mean(error(MODEL, w) - error(MODEL, end)), "at least 0")
+            for w, end, those in ((0.2, 0, "sinusoids"), (0.8, 1, "lines"))],
+        "it fails on half of each": [
+            Row("excess over the optimum there", mean(over(MODEL, 0.5)), "at least 0.02"),
+            Row("error there, times that on sinusoids", ratio(error(MODEL, 0.5), error(MODEL, 0))),
+            Row("excess of a Gaussian process", mean(over(GP, 0.5))),
+            Row("the sinusoid specialist's error", mean(error(WAVES, 0.5))),
+            *nearest(partial(distance, found, "weights"), WAVES, 0.5)],
+        "at half of each an ideal learner of the mixture fails, too":
+            blame(error, "at least 0.5", 0.5),
+        "with half of each in pretraining, the failure between the classes is gone": [
+            Row("effective label noise of the wide model", noise("wide")),
+            *(Row(f"at weight {w}, excess over the optimum, as a share of the mixture model's",
+                  ratio(over(WIDE, w), over(MODEL, w)), "at most 0.5") for w in between),
+            *(Row(f"at weight {w}, excess over its own optimum", mean(over(WIDE, w, over=WIDER)))
+              for w in between)],
+        "between the classes it contradicts the examples that it was shown": [
+            *(Row(f"at weight {w}, error at an x just shown, minus that on sinusoids",
+                  mean(error(MODEL, w, "again") - error(MODEL, 0, "again")),
+                  "at least 0.02" if w == 0.5 else "") for w in between),
+            *(Row(f"at weight {w}, the same error of the {p}", mean(error(p, w, "again")))
+              for w in (0, 0.5, 1) for p in (MODEL, MIXED, GP))]}
 
 
-def on_frequencies(found, noise):
-    """Rows on frequencies that were common, at 1.5, and rare in pretraining."""
-    s = Sweep(found, "frequency")
-    common = s.error(MODEL, 1.5)
-    row = partial(Row, "it fails at high frequencies, rare in pretraining")
-    yield row("error at 10, times that at 1.5", ratio(s.error(MODEL, 10), common), low=10)
-    yield row("error at 0.1, times that at 1.5", ratio(s.error(MODEL, 0.1), common))
-    yield from nearest(row, s, WAVES, 3, 5, 10)
-    yield Row("at frequency 10 an ideal learner of the mixture does not fail", *blame(s, 10),
-              high=0.1)
+def on_frequencies(found):
+    """Claims on frequencies that were common, at 1.5, and rare in pretraining."""
+    gap = partial(distance, found, "frequency")
+    return {
+        "it fails at high frequencies, rare in pretraining": [
+            *(Row(f"error at {x}, times that at 1.5", ratio(gap(MODEL, x), gap(MODEL, 1.5)), bound)
+              for x, bound in ((10, "at least 10"), (0.1, ""))),
+            *nearest(gap, WAVES, 3, 5, 10)],
+        "at frequency 10 an ideal learner of the mixture does not fail":
+            blame(gap, "at most 0.1", 10)}
 
 
 def claims_of(found):
-    """All rows that have a number, from what was found of an experiment. A claim is left out if one
-    of its numbers with a bound is missing (nan)."""
-    e = found.e
+    """Claim -> its rows that have a number, from what was found of an experiment. A claim is left
+    out if one of its numbers with a bound is missing (nan)."""
+    e, claims = found.e, {}
 
     def noise(model, part="pretraining"):
         """Effective label noise, and the longer side of its interval."""
@@ -287,44 +267,42 @@ def claims_of(found):
         # s = inf, worse than all that were tried, lies outside each bound; inf - inf would be nan.
         return s, max(high - s, s - low) if math.isfinite(s) else 0.0
 
-    rows = [row for c in e.classes for row in on_a_class(found, c, noise)]
-    rows += on_selection(found)
-    sweeps = {"sparse": [on_numbers_of_non_zeros], "sine": [on_combinations, on_frequencies]}
-    for judge in sweeps[e.name]:
-        rows += judge(found, noise)
-    incomplete = {row.claim for row in rows if row.bound and math.isnan(row.number[0])}
-    return [replace(row, claim=f"{e.name}: {row.claim}") for row in rows
-            if row.claim not in incomplete and not math.isnan(row.number[0])]
+    for c in e.classes:
+        claims |= on_a_class(found, c, noise)
+    claims |= on_selection(found)
+    if e.name == "sparse":
+        claims |= on_numbers_of_non_zeros(found, noise)
+    else:
+        claims |= on_combinations(found, noise) | on_frequencies(found)
+    there = {}
+    for claim, rows in claims.items():
+        missing = [row for row in rows if math.isnan(row.number[0])]
+        if not any(row.bound for row in missing):
+            there[f"{e.name}: {claim}"] = [row for row in rows if row not in missing]
+    return there
 
 
 # -------------------------------------------------------------------------------------- the table
 
-def verdicts(rows):
+def verdicts(claims):
     """Claim -> the worst verdict on its numbers that have a bound."""
-    judged = {}
-    for row in rows:
-        if row.bound:
-            judged.setdefault(row.claim, []).append(VERDICTS.index(row.verdict))
-    return {claim: VERDICTS[min(ranks)] for claim, ranks in judged.items()}
+    return {claim: VERDICTS[min(VERDICTS.index(row.verdict) for row in rows if row.bound)]
+            for claim, rows in claims.items()}
 
 
 def table(runs):
-    """Lines of text from name of a run -> its rows: a column a run, and counts of verdicts."""
-    lines = [" | ".join(["|  | bound", *runs]) + " |", "|---" * (2 + len(runs)) + "|"]
-    judged = {run: verdicts(rows) for run, rows in runs.items()}
-    cells = {}  # claim -> what, bound -> run -> text
-    for run, rows in runs.items():
-        for row in rows:
-            value, margin = row.number
-            text = f"{float(f'{value:.3g}'):g} ± {float(f'{margin:.2g}'):g}"
-            numbers = cells.setdefault(row.claim, {}).setdefault((row.what, row.bound), {})
-            numbers[run] = f"{text}, {row.verdict}" if row.bound else text
-    for claim, numbers in cells.items():
-        overall = [judged[run].get(claim, "") for run in runs]
-        lines.append(" | ".join([f"| **{claim}**", "", *overall]) + " |")
-        for (what, bound), texts in numbers.items():
-            lines.append(" | ".join([f"| {what}", bound, *(texts.get(run, "") for run in runs)])
-                         + " |")
+    """Lines of text from name of a run -> its claims: a column a run, and counts of verdicts."""
+    def line(*cells):
+        return f"| {' | '.join(cells)} |"
+
+    lines = [line("", "bound", *runs), "|---" * (2 + len(runs)) + "|"]
+    judged = {run: verdicts(claims) for run, claims in runs.items()}
+    for claim in dict.fromkeys(claim for claims in runs.values() for claim in claims):
+        lines.append(line(f"**{claim}**", "", *(judged[run].get(claim, "") for run in runs)))
+        columns = [{(row.what, row.bound): str(row) for row in claims.get(claim, [])}
+                   for claims in runs.values()]
+        lines += [line(*what, *(column.get(what, "") for column in columns))
+                  for what in dict.fromkeys(what for column in columns for what in column)]
     for run, claims in judged.items():
         counts = [f"{list(claims.values()).count(v)} {v}" for v in reversed(VERDICTS)]
         lines += ["", f"{run}, {len(claims)} claims: {', '.join(counts)}"]
@@ -332,10 +310,10 @@ def table(runs):
 
 
 def claims_in(folder):
-    """The rows of all experiments in a folder; icl.Refused if there are none."""
+    """The claims of all experiments in a folder, as claims_of; icl.Refused if there are none."""
     if not (everything := read(folder)):
         raise icl.Refused(f"{folder} holds no predictions of a run")
-    return [row for found in everything for row in claims_of(found)]
+    return {claim: rows for found in everything for claim, rows in claims_of(found).items()}
 
 
 if __name__ == "__main__":
