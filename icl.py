@@ -359,8 +359,8 @@ class Adam:
         Before anything is changed, raises ValueError if an array is missing or of another shape or
         type, FloatingPointError if the gradients' norm is not finite.
         """
-        moments = {key[2:]: m for key, m in self.state.items() if key.startswith("m.")}
-        for name, m in moments.items():  # Muon's, too
+        for name in self.names:
+            m = self.state[f"m.{name}"]
             for a in (params.get(name), grads.get(name)):
                 if type(a) is not np.ndarray or (a.shape, a.dtype) != (m.shape, m.dtype):
                     raise ValueError(f"{name} or its gradient is no array {m.dtype}{m.shape}")
@@ -371,13 +371,17 @@ class Adam:
             raise FloatingPointError(f"the gradient's norm is {norm}")
         scale = min(1.0, self.clip / max(norm, 1e-30))
         self.state["t"] += 1
-        t, (b1, b2) = int(self.state["t"]), self.betas
         for name in self.names:
-            m, v, g = self.state[f"m.{name}"], self.state[f"v.{name}"], grads[name] * scale
-            m += (1 - b1) * (g - m)
-            v += (1 - b2) * (g * g - v)
-            params[name] -= self.lr / (1 - b1**t) * m / (np.sqrt(v / (1 - b2**t)) + self.eps)
+            self.step(name, params[name], grads[name] * scale)
         return scale
+
+    def step(self, name, p, g):
+        """One parameter's step, in place, with its clipped gradient."""
+        m, v = self.state[f"m.{name}"], self.state[f"v.{name}"]
+        t, (b1, b2) = int(self.state["t"]), self.betas
+        m += (1 - b1) * (g - m)
+        v += (1 - b2) * (g * g - v)
+        p -= self.lr / (1 - b1**t) * m / (np.sqrt(v / (1 - b2**t)) + self.eps)
 
 
 class Muon(Adam):
@@ -387,20 +391,19 @@ class Muon(Adam):
     Source: Jordan 2024, https://kellerjordan.github.io/posts/muon/
     """
     def __init__(self, params, lr, matrix_lr, momentum=0.9, **adam):
-        matrices = {n: p for n, p in params.items() if n.startswith("h.") and p.ndim == 2}
-        super().__init__({n: p for n, p in params.items() if n not in matrices}, lr, **adam)
-        self.matrix_lr, self.momentum, self.matrices = matrix_lr, momentum, list(matrices)
-        self.state |= {f"m.{name}": np.zeros_like(p) for name, p in matrices.items()}
-
-    def update(self, params, grads):
-        """One step, in place, as Adam.update."""
-        scale = super().update(params, grads)  # scale: from all gradients; Adam skips the matrices
+        super().__init__(params, lr, **adam)
+        self.matrix_lr, self.momentum = matrix_lr, momentum
+        self.matrices = [n for n, p in params.items() if n.startswith("h.") and p.ndim == 2]
         for name in self.matrices:
-            p, m, g = params[name], self.state[f"m.{name}"], grads[name] * scale
-            m *= self.momentum
-            m += g
-            p -= self.matrix_lr * orthogonalise(g + self.momentum * m)
-        return scale
+            del self.state[f"v.{name}"]  # Muon has no v
+
+    def step(self, name, p, g):
+        if name not in self.matrices:
+            return super().step(name, p, g)
+        m = self.state[f"m.{name}"]
+        m *= self.momentum
+        m += g
+        p -= self.matrix_lr * orthogonalise(g + self.momentum * m)
 
 
 def orthogonalise(x):

@@ -15,6 +15,7 @@ import argparse
 import math
 import os
 import signal
+import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -47,11 +48,11 @@ class NorMuon(icl.Muon):
         super().__init__(params, lr, matrix_lr, **more)
         self.state |= {f"v.{n}": np.zeros_like(params[n][:1]) for n in self.matrices}
 
-    def update(self, params, grads):
-        plain, names = icl.orthogonalise, iter(self.matrices)
+    def step(self, name, p, g):
+        plain = icl.orthogonalise
 
         def orthogonalise(x):
-            v, (rows, columns) = self.state[f"v.{next(names)}"], x.shape
+            v, (rows, columns) = self.state[f"v.{name}"], x.shape
             r = plain(x) if rows <= columns else plain(x.T).T
             v += 0.05 * (np.mean(r * r, axis=0) - v)
             step = r / np.sqrt(v + 1e-12)
@@ -59,7 +60,7 @@ class NorMuon(icl.Muon):
             return step * math.sqrt(max(1, rows / columns))
 
         with mock.patch.object(icl, "orthogonalise", orthogonalise):
-            return super().update(params, grads)
+            super().step(name, p, g)
 
 
 class WiderSteps(icl.Muon):
@@ -132,17 +133,16 @@ def measure(name, seed, steps):
         variant.get("change", lambda params: None)(params)
         return params
 
-    with (mock.patch.object(icl, "init_params", initial),
+    with (tempfile.TemporaryDirectory() as folder, mock.patch.object(icl, "init_params", initial),
           mock.patch.object(icl, "Muon", variant.get("optimizer", icl.Muon)),
           mock.patch.object(icl, "loss_weights", variant.get("weights", icl.loss_weights))):
-        model = files.Entry(e, "sparse", steps, Path("no file"))
-        state = train.resume(model)
-        for _ in train.train(model, state):
-            pass
+        model = files.Entry(e, "sparse", steps, Path(folder) / "sparse.npz")
+        train.train(model)
+        params, _ = files.load_model(model)
     c = e.classes["sparse"]
     xs, ys = sample_prompts(c, np.random.default_rng(seed), 5000, e.n_points)
     error, least = (np.mean((predicted - ys) ** 2) for predicted in (
-        icl.predict(state.params, e.config, xs, ys), baselines.bayes(c)(xs, ys)))
+        icl.predict(params, e.config, xs, ys), baselines.bayes(c)(xs, ys)))
     return error - least
 
 
