@@ -259,19 +259,23 @@ def effective_noise(predictor, function_class, rng, n_points, n_prompts=1000,
     """
     if not len(grid) or list(grid) != sorted(grid):
         raise ValueError(f"grid must rise, not {grid}")
+
+    def crossing(curve):
+        """Where a curve over the grid, which rises but for chance, reaches zero; inf if never."""
+        # Sought at -1e-12: of a stretch at zero, that finds the start.
+        return float(np.interp(-1e-12, np.maximum.accumulate(curve), grid, right=np.inf))
+
     xs, ys = sample_prompts(prompts_of or function_class, rng, n_prompts, n_points)
     z = rng.standard_normal(ys.shape)
     learner = np.stack([(bayes(function_class, s)(xs, ys + s * z) - ys) ** 2 for s in grid])
-    low = value = high = np.nan
     predictions = predictor(xs.copy(), ys.copy())  # which may work in place
     if (type(predictions) is not np.ndarray or predictions.shape != ys.shape
             or predictions.dtype.kind != "f"):
         raise ValueError(f"the predictor must return an array of floats {ys.shape}, not "
                          f"{type(predictions).__name__} {np.shape(predictions)}")
+    s = low = high = np.nan
     if min(ys.shape) > 1:
         excess = (learner - (predictions - ys) ** 2)[:, :, 1:].mean(2)  # (grid, B)
         mean, margin = excess.mean(1), 1.96 * excess.std(1, ddof=1) / np.sqrt(n_prompts)
-        curves = np.maximum.accumulate([mean + margin, mean, mean - margin], axis=1)
-        # Where each crosses zero, sought at -1e-12: of a stretch at zero, that finds the start.
-        low, value, high = (float(np.interp(-1e-12, c, grid, right=np.inf)) for c in curves)
-    return value, (low, high), np.array([np.interp(value, grid, e) for e in learner.mean(1).T])
+        s, low, high = crossing(mean), crossing(mean + margin), crossing(mean - margin)
+    return s, (low, high), np.array([np.interp(s, grid, error) for error in learner.mean(1).T])

@@ -26,9 +26,10 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Hypotheses:
-    """M linear models f(x) = phi_m(x) . w, w ~ N(0, I_F), each with F features; phi holds all M.
+    """A group of M hypotheses: under hypothesis m, f(x) = phi_m(x) . w, with w ~ N(0, I_F).
 
-    features: x (B, d) -> phi (F, M, B); for sinusoids, say, sin and cos of each frequency times x.
+    features: x (B, d) -> phi (F, M, B), F features of x under each of the M; for sinusoids, say,
+    sin and cos of each frequency times x.
     prior: (M,), each model's probability. noise: the variance of y around f(x) that the posterior
     assumes, small beside Var f = 1. The prompts have none; without it, once w is determined, the
     posterior would divide by a variance of zero.
