@@ -46,7 +46,7 @@ if not __debug__:
 for module in (train, icl, baselines):
     if Path(module.__file__).resolve().parent != HERE:
         sys.exit(f"test_icl.py: it should test {HERE}, and {module.__file__} was imported")
-from results import claims, experiments, files, report
+from results import claims, experiments, files, jobs, report
 
 LINE, WAVE = DenseLinear(1), Sinusoid()
 TINIER = experiments.Size(1, 1, 8, n_dims=3, nnz=1, sparse_points=5, sparse_steps=40, sine_points=6,
@@ -605,13 +605,12 @@ def model_in(folder, name="sparse", **size):
     return next(p for p in files.entries_of(e, folder) if p.name == name)
 
 def train_to(last, model):
-    """Train a model to that step, and save it."""
-    state = train.resume(model)
-    for step in train.train(model, state):
-        if step == last:
-            break
-    model.path.parent.mkdir(parents=True, exist_ok=True)
-    train.save(model, state, train.optimum_losses(model))
+    """Train a model to that step, where it is told to end, and so saves."""
+    def send(message):
+        if message[0] == last:
+            raise jobs.Ended
+
+    train.train(model, send=send)
 
 def test_the_curriculum_is_its_definition():
     for name, narrowed in (

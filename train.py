@@ -25,13 +25,14 @@ which files it can use, results/files.py says.
 """
 import os
 
-for _name in ("OPENBLAS_NUM", "MKL_NUM", "OMP_NUM", "VECLIB_MAXIMUM"):  # read by NumPy's BLAS
-    os.environ[f"{_name}_THREADS"] = "1"  # more could change the last bits
+for _name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS",
+              "VECLIB_MAXIMUM_THREADS"):  # read by NumPy's BLAS
+    os.environ[_name] = "1"  # more could change the last bits
 
 import argparse
+import contextlib
 import math
 import platform
-import signal
 import sys
 import time
 import warnings
@@ -100,22 +101,35 @@ def resume(model):
     return TrainingState(params, optimizer, rng, extra["losses"], extra["seconds"])
 
 
-def train(model, state):
-    """Take the steps that are left. Yields the number of each, so that the caller may save or stop.
-    icl.Refused if training diverges."""
+def train(model, save_seconds=math.inf, send=lambda message: None):
+    """Train a model from its last checkpoint on, and save it at the end and about every
+    save_seconds. After each step, send((step, loss minus the optimum's, seconds so far)) may raise
+    jobs.Ended: then what was reached is saved. icl.Refused if training diverges."""
+    if model.reached() == model.steps:  # another run has finished it meanwhile
+        return
     config, size = model.experiment.config, model.experiment.size
-    for step in range(len(state.losses) + 1, model.steps + 1):
-        start, progress = time.monotonic(), (step - 1) / model.steps  # the share that is done
-        fade = min(1, step / size.warmup) * (1 - progress)  # the learning rates rise, then fall
-        state.optimizer.lr, state.optimizer.matrix_lr = size.lr * fade, size.matrix_lr * fade
-        xs, ys, weights = training_batch(model, progress, state.rng)
-        try:
-            loss = icl.train_step(state.params, config, state.optimizer, xs, ys, weights)
-        except FloatingPointError as error:
-            refuse_divergence(model, step, error)
-        state.losses.append(loss)
-        state.seconds += time.monotonic() - start
-        yield step
+    state, optimum, saved = resume(model), optimum_losses(model), time.monotonic()
+    model.path.parent.mkdir(parents=True, exist_ok=True)
+    # A folder that cannot be written to is found now, not at the first save.
+    write_curve(model.path.with_suffix(".csv"), state.losses, optimum)
+    with contextlib.suppress(jobs.Ended):
+        for step in range(len(state.losses) + 1, model.steps + 1):
+            start, progress = time.monotonic(), (step - 1) / model.steps  # the share that is done
+            fade = min(1, step / size.warmup) * (1 - progress)  # the learning rates rise, then fall
+            state.optimizer.lr, state.optimizer.matrix_lr = size.lr * fade, size.matrix_lr * fade
+            xs, ys, weights = training_batch(model, progress, state.rng)
+            try:
+                loss = icl.train_step(state.params, config, state.optimizer, xs, ys, weights)
+            except FloatingPointError as error:
+                refuse_divergence(model, step, error)
+            state.losses.append(loss)
+            state.seconds += time.monotonic() - start
+            over = np.mean(state.losses[-50:]) - np.mean(optimum[max(0, step - 50):step])
+            send((step, over, state.seconds))
+            if time.monotonic() > saved + save_seconds:
+                save(model, state, optimum)
+                saved = time.monotonic()
+    save(model, state, optimum)
 
 
 def refuse_divergence(model, step, error):
@@ -165,34 +179,6 @@ def write_curve(path, losses, optimum):
     icl.write_whole(path, "".join(rows).encode())
 
 
-def train_job(model, save_seconds, send):
-    """Train a model in a process of its own, and save it at the end and about every save_seconds.
-    After each step it sends step, loss minus the optimum's, and seconds. When the parent is gone,
-    or SIGTERM comes (not on Windows), it saves what it has reached."""
-    ended = []
-    signal.signal(signal.SIGTERM, lambda *_: ended.append(True))
-    if model.reached() == model.steps:  # another run has finished it meanwhile
-        return
-    state, optimum, saved = resume(model), optimum_losses(model), time.monotonic()
-    model.path.parent.mkdir(parents=True, exist_ok=True)
-    # A folder that cannot be written to is found now, not at the first save.
-    write_curve(model.path.with_suffix(".csv"), state.losses, optimum)
-    for step in train(model, state):
-        over = np.mean(state.losses[-50:]) - np.mean(optimum[max(0, step - 50):step])
-        try:
-            send((step, over, state.seconds))
-        except BrokenPipeError:  # the parent was killed
-            ended.append(True)
-        if ended:
-            break
-        if time.monotonic() > saved + save_seconds:
-            save(model, state, optimum)
-            saved = time.monotonic()
-    save(model, state, optimum)
-    if ended:
-        raise icl.Refused(f"{model.label} was told to end; the same command goes on")
-
-
 def train_all(models, processes):
     """Train the models side by side, with one status line for all."""
     for model in models:
@@ -202,7 +188,7 @@ def train_all(models, processes):
     print(f"training {len(models)} models; shown: steps done, loss minus optimum's", flush=True)
     points = np.array([model.experiment.n_points for model in models])  # of a prompt
     steps = np.array([model.steps for model in models])
-    before = [(model.reached(), 0.0, 0.0) for model in models]  # as train_job sends it
+    before = [(model.reached(), 0.0, 0.0) for model in models]  # as train sends it
 
     def status(working, sent):
         step, over, seconds = np.array([sent.get(i, before[i]) for i in range(len(models))]).T
@@ -214,7 +200,8 @@ def train_all(models, processes):
                                         if seconds[i] else "starts") for i in working]
         return ": ".join([text, ", ".join(now)])
 
-    jobs.side_by_side([(train_job, model, SAVE_SECONDS) for model in models], processes, status)
+    jobs.side_by_side([(train, model, SAVE_SECONDS) for model in models], processes, status,
+                      ends_itself=True)
 
 
 def seconds_left(done, total, seconds, processes):
@@ -260,8 +247,8 @@ def measure(entry, trained=None):
     for key, sheet in sheets_of(e).items():
         if not answers(e, name, sheet):
             continue
-        predict = trained or untrained(e)[name](sheet)
-        answered = {key: predict(sheet.xs, sheet.ys)}  # SHEET or SHEET/KIND -> (B, N)
+        answered = {}  # SHEET or SHEET/KIND -> (B, N)
+        answered[key] = trained(sheet.xs, sheet.ys) if trained else untrained(e)[name](sheet)
         if trained and name == "mixture":
             answered |= ideal_learners(e, facts["noise"]["pretraining"][0], sheet)
         if trained and name == "wide":
@@ -334,10 +321,11 @@ def parse_arguments(argv):
                     "exact optimum. The default size is the paper's; tiny takes minutes on a "
                     "laptop, small some hours.", allow_abbrev=False)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    one_size, add = parser.add_mutually_exclusive_group(), parser.add_argument
+    sizes = parser.add_mutually_exclusive_group()
     for name, size in SIZES.items():
-        one_size.add_argument(f"--{name}", dest="size", action="store_const", const=name,
-                              help=f"{size.n_layer} layers, {size.n_embd} channels")
+        sizes.add_argument(f"--{name}", dest="size", action="store_const", const=name,
+                           help=f"{size.n_layer} layers, {size.n_embd} channels")
+    add = parser.add_argument
     add("--experiment", choices=(*EXPERIMENTS, "coverage"), help="one of them (default: sine and "
         "sparse). coverage: mixture models of two classes, and of all that lies between")
     add("--only", metavar="MODEL", help="only train this one, such as sparse/dense, so that "
@@ -404,6 +392,7 @@ def stages(a):
     todo = [entry for entry in entries if entry in chosen and entry.reached() < entry.steps
             and not entry.predictions.is_file()]  # these suffice where the checkpoint is gone
     if todo:
+        print("rehearsing every stage on a few prompts", flush=True)
         for e in experiments:
             rehearse(e, a.out)  # mistakes show before hours of training
         train_all(todo, a.processes)
@@ -425,7 +414,8 @@ def main(argv=None):
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from the last checkpoints", file=sys.stderr)
         return 130
-    except (icl.Refused, OSError, MemoryError, argparse.ArgumentError) as error:
+    except (icl.Refused, OSError, MemoryError, argparse.ArgumentError) as error:  # the last: two
+        # options have one name, as a size's is its flag
         if isinstance(error, BrokenPipeError):
             sys.stdout = open(os.devnull, "w", encoding="utf-8")  # nobody reads on
         print(f"train.py: error: {str(error) or repr(error)}", file=sys.stderr)

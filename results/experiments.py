@@ -66,9 +66,6 @@ SIZES = {
 
 # ------------------------------------------------------------------------------------ experiments
 
-EXPERIMENTS = "sine", "sparse"  # in the order of the report
-
-
 @dataclass(frozen=True)
 class Experiment:
     """Which models are trained, on what, and what they are asked afterwards.
@@ -93,8 +90,7 @@ class Experiment:
 
     @property
     def config(self):
-        n_dims = next(iter(self.pretraining.values())).n_dims  # all have the same
-        return icl.Config(n_dims, self.n_points, self.size.n_layer, self.size.n_head,
+        return icl.Config(self.mixture.n_dims, self.n_points, self.size.n_layer, self.size.n_head,
                           self.size.n_embd)
 
     def steps_of(self, model):
@@ -121,10 +117,9 @@ class Experiment:
 def make_experiment(name, size, seed=0):
     """The paper's experiment of that name, "sparse" or "sine", at a size."""
     size.check()
-    makers = {"sparse": sparse_experiment, "sine": sine_experiment}
-    if name not in makers:
-        raise icl.Refused(f"there is no experiment {name!r}, but {', '.join(makers)}")
-    e = makers[name](size, seed)
+    if name not in EXPERIMENTS:
+        raise icl.Refused(f"there is no experiment {name!r}, but {', '.join(EXPERIMENTS)}")
+    e = EXPERIMENTS[name](size, seed)
     e.mixture.hypotheses()  # ValueError if it has too many for the exact optimum
     check_names(e)
     return e
@@ -158,6 +153,9 @@ def sine_experiment(size, seed):
                       after=list(range(1, size.sine_points))[-5:])  # the last five
 
 
+EXPERIMENTS = {"sine": sine_experiment, "sparse": sparse_experiment}  # in the report's order
+
+
 def has_optimum(function_class):
     """Whether its hypotheses are few enough for the exact optimum to be computed."""
     try:
@@ -169,20 +167,15 @@ def has_optimum(function_class):
 
 def check_names(e):
     """ValueError unless names can be those of files, and classes be told apart by their texts."""
-    # Beginnings of other predictors, of sheets, and of a key in facts.
-    taken = "optimum ", "least squares", "Lasso", "Gaussian ", "icl", "functions", "pretraining"
-    words = {*e.pretraining, *e.curves, *e.sweeps}
-    if {"mixture", "wide"} & {*e.classes} or len({w.replace(" ", "-") for w in words}) < len(words):
-        raise ValueError(f"of {', '.join(sorted(words))}, two would have the same file")
-    for word in words:
-        if (not re.fullmatch("[A-Za-z0-9_ -]{1,50}", word)
-                or word.replace("-", " ").startswith(taken)):
-            raise ValueError(f"{word!r} cannot name a class, a model or a sweep: use letters, "
-                             f"digits, spaces, _ and -, and do not begin like {', '.join(taken)}")
-    sheets = sorted(f"{sweep}-{x:g}" for sweep, classes in e.sweeps.items() for x in classes)
-    for one, next_one in zip(sheets, sheets[1:]):
-        if one == next_one:
-            raise ValueError(f"two places of sweeps would have the same sheet, {one}")
+    names = [*e.pretraining, *untrained(e)]
+    for name in (*names, *e.curves, *e.sweeps):
+        if not re.fullmatch("[A-Za-z0-9_ -]{1,50}", name):
+            raise ValueError(f"{name!r} cannot name a class, a model or a sweep: use letters, "
+                             "digits, spaces, _ and -")
+    reserved = {"mixture", "wide", "pretraining"} & {*e.classes}
+    if reserved or len({name.replace(" ", "-") for name in names}) < len(names):
+        raise ValueError(f"of {', '.join(names)}, two would have one file; no class can be called "
+                         "mixture, wide or pretraining")
     asked = [c for classes in (e.curves, *e.sweeps.values()) for c in classes.values()]
     for c in (*e.pretraining.values(), *asked):
         if re.search(" at 0x|frozenset", str(c)):  # files name the class that made them
@@ -224,7 +217,10 @@ def sheets_of(e):
             sheets.append(Sheet(f"{sweep}-{x:g}", c, xs, ys, after))
     if e.mixture.n_dims == 1:
         sheets += [picture(e, name) for name in PICTURES]
-    return {sheet.name: sheet for sheet in sheets}
+    named = {sheet.name: sheet for sheet in sheets}
+    if len(named) < len(sheets):
+        raise ValueError(f"two sheets of {e.name} have one name; all are {', '.join(named)}")
+    return named
 
 
 def repeat_a_point(xs, ys, rng):
@@ -251,20 +247,22 @@ MIXED = "optimum of the mixture"     # is told only the mixture of the two class
 
 
 def untrained(e):
-    """Name -> function of a sheet that returns the predictor: all that nobody trains."""
-    def tuned_lasso(sheet):  # with the best alpha for each number of examples
+    """Name -> function of a sheet that returns predictions (B, N): all that nobody trains."""
+    def lasso(sheet):  # with the best alpha for each number of examples
         alphas = baselines.tune_lasso(sheet.function_class, e.stream(sheet.name, "lasso"),
-                                      e.n_points, n_prompts=min(300, e.size.prompts))
-        return partial(baselines.lasso, alpha=alphas)
+                                      sheet.xs.shape[1], n_prompts=min(300, e.size.prompts))
+        return baselines.lasso(sheet.xs, sheet.ys, alphas)
 
-    predictors = {"least squares": lambda sheet: baselines.least_squares,
-                  "Lasso": tuned_lasso,
-                  MIXED: lambda sheet: baselines.bayes(e.mixture),
-                  OWN: lambda sheet: baselines.bayes(sheet.function_class)}
-    for name, c in e.classes.items():
-        predictors[f"optimum of {name}"] = lambda sheet, c=c: baselines.bayes(c)
+    def optimum(c):
+        return lambda sheet: baselines.bayes(c)(sheet.xs, sheet.ys)
+
+    predictors = {"least squares": lambda sheet: baselines.least_squares(sheet.xs, sheet.ys),
+                  "Lasso": lasso, MIXED: optimum(e.mixture),
+                  OWN: lambda sheet: optimum(sheet.function_class)(sheet)}
+    predictors |= {f"optimum of {name}": optimum(c) for name, c in e.classes.items()}
     if e.mixture.n_dims == 1:
-        predictors["Gaussian process"] = lambda sheet: baselines.gaussian_process
+        predictors["Gaussian process"] = (
+            lambda sheet: baselines.gaussian_process(sheet.xs, sheet.ys))
     return predictors
 
 

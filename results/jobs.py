@@ -19,14 +19,20 @@ import numpy as np
 
 import icl
 
-SECONDS_TO_SAVE = 30  # before a process is killed that was told to stop: a step, and a save
+SECONDS_TO_SAVE = 30  # before a process is killed that was told to end: a step, and a save
 
 
-def side_by_side(jobs, processes, status):
+class Ended(Exception):
+    """Raised in a job that ends itself, when it sends, if it is told to end or its parent is gone.
+    (On Windows, a job that is told to end is killed.)"""
+
+
+def side_by_side(jobs, processes, status, ends_itself=False):
     """Run jobs (function, *arguments), each in a process of its own. A job writes its own results.
 
     Each gets one argument more, a function that sends. status(indices of jobs under way, index ->
     what a job sent last) is what to show. A job's icl.Refused or OSError ends all and is raised.
+    Jobs that are to end are killed, or if they end themselves, get Ended where they next send.
     """
     spawn, waiting, working = multiprocessing.get_context("spawn"), list(enumerate(jobs)), {}
     terminal, said, sent, stops = sys.stdout and sys.stdout.isatty(), time.monotonic(), {}, []
@@ -38,7 +44,7 @@ def side_by_side(jobs, processes, status):
             while waiting and len(working) < processes:
                 i, job = waiting.pop(0)
                 receiver, sender = spawn.Pipe(duplex=False)
-                process = spawn.Process(target=work, args=(sender, *job), daemon=True)
+                process = spawn.Process(target=work, args=(sender, ends_itself, *job), daemon=True)
                 start(process)
                 sender.close()  # only the process has it: where it ends, the pipe ends
                 working[receiver] = i, process
@@ -87,11 +93,23 @@ def start(process):
 
 
 @np.errstate(all="ignore")  # what is not finite is told in words
-def work(sender, function, *arguments):
+def work(sender, ends_itself, function, *arguments):
     """Run a job in its process; an error is sent to the parent."""
+    told = []  # to end
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if ends_itself:
+        signal.signal(signal.SIGTERM, lambda *_: told.append(True))
+
+    def send(message):
+        try:
+            sender.send(message)
+        except BrokenPipeError:  # the parent was killed
+            told.append(True)
+        if told:
+            raise Ended
+
     try:
-        function(*arguments, sender.send)
+        function(*arguments, send)
     except (Exception, SystemExit) as error:  # a class of one's own can cause any
         if not isinstance(error, (icl.Refused, OSError)):
             error = icl.Refused(where(error))

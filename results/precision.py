@@ -16,6 +16,7 @@ import argparse
 import math
 import os
 import signal
+import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -44,27 +45,24 @@ def model_of(path):
 def noise(model):
     """The effective label noise of a model, which is trained first if need be."""
     e = model.experiment
-    if model.path.exists():
-        params, _ = files.load_model(model)
-    else:
-        state = train.resume(model)
-        for _ in train.train(model, state):
-            pass
-        params = state.params
+    if model.reached() < model.steps:
+        train.train(model)
     return baselines.effective_noise(
-        partial(icl.predict, params, e.config), e.pretraining[model.name],
+        partial(icl.predict, files.load_model(model)[0], e.config), e.pretraining[model.name],
         e.stream("noise", model.name), e.n_points, min(1000, e.size.prompts))[:2]
 
 
 def main(paths, lengths=LENGTHS):
     """Measure all models, a core each, print a line a model and draw the figure."""
-    tiny = [files.Entry(make_experiment(name, SIZES["tiny"]), "mixture", steps, Path("no file"))
-            for name in ("sparse", "sine") for steps in lengths]
-    runs = tiny + [model_of(path) for path in paths]
-    longest = sorted(range(len(runs)), key=lambda i: -runs[i].steps * (i < len(tiny)))
-    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), signal.signal,
+    with tempfile.TemporaryDirectory() as folder:
+        tiny = [files.Entry(make_experiment(name, SIZES["tiny"]), "mixture", steps,
+                            Path(folder) / name / f"{steps}.npz")
+                for name in ("sparse", "sine") for steps in lengths]
+        runs = tiny + [model_of(path) for path in paths]
+        longest = sorted(range(len(runs)), key=lambda i: -runs[i].steps * (i < len(tiny)))
+        with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), signal.signal,
                              (signal.SIGINT, signal.SIG_DFL)) as pool:  # Ctrl-C ends it
-        found = list(pool.map(noise, [runs[i] for i in longest]))
+            found = list(pool.map(noise, [runs[i] for i in longest]))
     found = dict(zip(longest, found))
     lines, points = [], {}  # points: label -> prompts -> (s - margin / Z, s + margin / Z)
     for i, run in enumerate(runs):

@@ -14,6 +14,7 @@ import train  # before NumPy: it holds the BLAS to one thread
 import argparse
 import os
 import signal
+import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -43,13 +44,13 @@ def row(name, errors):
 def road(pretraining, n_points, batch, steps, classes):
     """Train a model on one class or mixture; the table of its errors on the classes."""
     size = replace(SIZES["tiny"], batch=batch)
-    only = {"model": pretraining}
-    e = Experiment("road", size, only, only, n_points, steps, {}, {}, [], [], seed=0)
-    entry = files.Entry(e, "model", steps, Path("no file"))
-    state = train.resume(entry)
-    for _ in train.train(entry, state):
-        pass
-    model, seconds = partial(icl.predict, state.params, e.config), state.seconds
+    only = {"model": pretraining, "mixture": pretraining}
+    e = Experiment("road", size, {}, only, n_points, steps, {}, {}, [], [], seed=0)
+    with tempfile.TemporaryDirectory() as folder:
+        entry = files.Entry(e, "model", steps, Path(folder) / "model.npz")
+        train.train(entry)
+        params, extra = files.load_model(entry)
+    model, seconds = partial(icl.predict, params, e.config), extra["seconds"]
     lines = [f"\n{pretraining}", f"  {steps:,d} steps of {batch} prompts: {seconds:,.0f} seconds, "
              f"{seconds / steps:.3f} a step"]
     for c in classes:
