@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from icl import check_prompts
-from tasks import sample_prompts
+from tasks import is_real, sample_prompts
 
 
 def least_squares(xs, ys):
@@ -69,14 +69,15 @@ def _descend(w, G, c, y2, alpha):
         if done.all():
             return
         G, c, y2, v, r, todo = (a[..., ~done] for a in (G, c, y2, v, r, todo))
-        for _ in range(10):
+        for _ in range(10):  # sweeps
             v_before, r_before = v.copy(), r.copy()
             for j in range(len(v)):
-                z = r[j] + G[j, j] * v[j]  # (B,)
+                z = r[j] + G[j, j] * v[j]  # (B,); S(z) is z - clip(z)
                 change = (z - np.clip(z, -alpha, alpha)) / np.maximum(G[j, j], 1e-300) - v[j]
                 v[j] += change
                 r -= G[j] * change
-        v += _stride(v, v - v_before, r, r_before - r, alpha) * (v - v_before)
+        step, G_step = v - v_before, r_before - r  # as r = c - G v
+        v += _stride(v, step, r, G_step, alpha) * step
     w[:, todo] = v
 
 
@@ -189,8 +190,8 @@ def _posterior(function_class, label_noise):
         xs, ys = np.float64(xs), np.float64(ys)
         n = 64  # prompts at once: their P stay in a core's cache, up to 40% faster than all at once
         chunks = [_recursion(groups, xs[i:i + n], ys[i:i + n]) for i in range(0, len(xs), n)]
-        predictions = np.concatenate([p for p, _ in chunks])
-        parts = np.concatenate([p for _, p in chunks], axis=1)
+        predictions, parts = zip(*chunks)
+        predictions, parts = np.concatenate(predictions), np.concatenate(parts, axis=1)
         if not np.isfinite(predictions).all():
             raise ValueError(f"features of {function_class} must be finite")
         return predictions, parts
@@ -201,8 +202,7 @@ def _posterior(function_class, label_noise):
 def _features(h, x, F=None):
     """h.features(x), which may be one of your own: ValueError unless they are real, (F, M, B)."""
     phi, M, B = np.asanyarray(h.features(x.copy())), len(h.prior), len(x)
-    if (phi.ndim != 3 or phi.shape != (F or len(phi), M, B) or phi.dtype.kind not in "fiu"
-            or hasattr(phi, "mask")):
+    if phi.ndim != 3 or phi.shape != (F or len(phi), M, B) or not is_real(phi):
         raise ValueError(f"features {h.features} must return real numbers ({F or 'F'}, {M}, {B}), "
                          f"not {phi.dtype} {phi.shape}")
     return np.float64(phi)
@@ -212,7 +212,7 @@ def _recursion(groups, xs, ys):
     """The formulas of `bayes`, for one chunk of prompts; each group: M hypotheses, F features."""
     with np.errstate(divide="ignore"):  # a prior probability may be zero
         log_weights = [np.log(h.prior)[:, None] + np.zeros(len(xs)) for h in groups]  # (M, B) each
-    shapes = [_features(h, xs[:, 0]).shape for h in groups]  # (F, M, B) each
+    shapes = [_features(h, xs[:, 0]).shape for h in groups]  # (F, M, B) each, at the first x
     means = [np.zeros(shape) for shape in shapes]
     covariances = [np.tile(np.eye(F)[:, :, None, None], (1, 1, M, B)) for F, M, B in shapes]
     predictions, parts = np.zeros(ys.shape), np.zeros((len(groups), *ys.shape))
@@ -223,7 +223,7 @@ def _recursion(groups, xs, ys):
         for i, h in enumerate(groups):
             m, P = means[i], covariances[i]
             phi = _features(h, xs[:, k], len(m))  # (F, M, B)
-            mean = (phi * m).sum(0)  # (M, B)
+            mean = (phi * m).sum(0)  # (M, B): phi . m, what each hypothesis predicts
             predictions[:, k] += (weights[i] * mean).sum(0) / total
             parts[i, :, k] = weights[i].sum(0) / total
             gain = (P * phi).sum(1)  # (F, M, B)
@@ -275,7 +275,8 @@ def effective_noise(predictor, function_class, rng, n_points, n_prompts=1000,
                          f"{type(predictions).__name__} {np.shape(predictions)}")
     s = low = high = np.nan
     if min(ys.shape) > 1:
-        excess = (learner - (predictions - ys) ** 2)[:, :, 1:].mean(2)  # (grid, B)
+        error = (predictions - ys) ** 2
+        excess = (learner - error)[:, :, 1:].mean(2)  # (grid, B)
         mean, margin = excess.mean(1), 1.96 * excess.std(1, ddof=1) / np.sqrt(n_prompts)
         s, low, high = crossing(mean), crossing(mean + margin), crossing(mean - margin)
-    return s, (low, high), np.array([np.interp(s, grid, error) for error in learner.mean(1).T])
+    return s, (low, high), np.array([np.interp(s, grid, curve) for curve in learner.mean(1).T])

@@ -4,8 +4,7 @@ A *function class* is a distribution over functions f: R^d -> R. In-context lear
 from examples (x_1, f(x_1)), (x_2, f(x_2)), ... that stand in the prompt, x ~ N(0, I). A transformer
 is trained on prompts whose functions come from a *pretraining mixture* of classes.
 
-Each class here has an input dimension, n_dims, and does two things. So does one of your own, a
-frozen dataclass too, as checkpoints name classes by their text:
+Each class has an input dimension, n_dims, and two methods:
 
     sample(rng, batch_size) -> f     one random function per prompt: f(xs), (B, N, d) -> (B, N)
     hypotheses() -> list             the class as Hypotheses, groups of Bayesian linear regressions
@@ -13,6 +12,7 @@ frozen dataclass too, as checkpoints name classes by their text:
                                      or for each frequency), each with its prior probability for an
                                      ideal learner who knows the class
 
+A class of your own needs these three, and must be a frozen dataclass: files name it by its text.
 All are scaled to Var f(x) = 1 over f and x, so that predicting zero costs 1; combinations are not.
 """
 import math
@@ -30,9 +30,9 @@ class Hypotheses:
 
     features: x (B, d) -> phi (F, M, B), F features of x under each of the M; for sinusoids, say,
     sin and cos of each frequency times x.
-    prior: (M,), each model's probability. noise: the variance of y around f(x) that the posterior
-    assumes, small beside Var f = 1. The prompts have none; without it, once w is determined, the
-    posterior would divide by a variance of zero.
+    prior: (M,), each hypothesis's probability. noise: the variance of y around f(x) that the
+    posterior assumes, small beside Var f = 1. The prompts have none; without it, once w is
+    determined, the posterior would divide by a variance of zero.
     """
     features: Callable
     prior: np.ndarray
@@ -40,9 +40,9 @@ class Hypotheses:
 
     def __post_init__(self):
         prior = np.asanyarray(self.prior)
-        if prior.ndim != 1 or prior.dtype.kind not in "fiu" or hasattr(prior, "mask"):
+        if prior.ndim != 1 or not is_real(prior):
             raise ValueError(f"prior must be real numbers (M,), not {prior.dtype} {prior.shape}")
-        object.__setattr__(self, "prior", prior)  # it may be a list
+        object.__setattr__(self, "prior", prior)  # the way to set a field of a frozen dataclass
         if not isinstance(self.noise, numbers.Real) or not 0 < self.noise < math.inf:
             raise ValueError(f"noise must be positive and finite, not {self.noise!r}")
 
@@ -133,7 +133,8 @@ class Sinusoid:
         else:
             spacing = self.shape * self.scale / 40
             grid = spacing * np.arange(0.5, 320)  # (M,)
-            prior, noise = self.density(grid) / self.density(grid).sum(), spacing**2 / 12
+            prior, noise = self.density(grid), spacing**2 / 12
+            prior /= prior.sum()
 
         def features(x):
             phase = grid[:, None] * x[:, 0]  # (M, B)
@@ -204,8 +205,8 @@ class ConvexCombination:
         def pair(h1, h2):
             def features(x):
                 phi1, phi2 = self.weight * h1.features(x), (1 - self.weight) * h2.features(x)
-                first = phi1.repeat(len(h2.prior), axis=1)  # (F1, M1 M2, B)
-                second = np.tile(phi2, (1, len(h1.prior), 1))  # (F2, M1 M2, B)
+                first = phi1.repeat(len(h2.prior), axis=1)  # (F1, M1 M2, B): 0, 0, .., 1, 1, ..
+                second = np.tile(phi2, (1, len(h1.prior), 1))  # (F2, M1 M2, B): 0, 1, .., 0, 1, ..
                 return np.concatenate([first, second])
 
             noise = self.weight**2 * h1.noise + (1 - self.weight) ** 2 * h2.noise
@@ -238,7 +239,7 @@ def sample_prompts(function_class, rng, batch_size, n_points):
     f = function_class.sample(rng, batch_size)
     xs = rng.standard_normal((batch_size, n_points, function_class.n_dims), np.float32)
     ys = np.asanyarray(f(xs.copy()))  # f may be one of your own, and work in place
-    if ys.shape != xs.shape[:2] or ys.dtype.kind not in "fiu" or hasattr(ys, "mask"):
+    if ys.shape != xs.shape[:2] or not is_real(ys):
         raise ValueError(f"f(xs) of {function_class} must be {xs.shape[:2]} real numbers, "
                          f"not {type(ys).__name__} {ys.shape} of {ys.dtype}")
     with np.errstate(over="ignore"):
@@ -246,6 +247,11 @@ def sample_prompts(function_class, rng, batch_size, n_points):
     if not np.isfinite(ys).all():
         raise ValueError(f"f(xs) of {function_class} must be finite in float32")
     return xs, ys
+
+
+def is_real(a):
+    """Whether an array holds real numbers, and none is hidden by a mask (numpy.ma)."""
+    return a.dtype.kind in "fiu" and not hasattr(a, "mask")
 
 
 def plain_numbers(made):
