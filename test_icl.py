@@ -654,12 +654,13 @@ def test_the_command_trains_measures_shows_and_again_changes_nothing(tmp_path):
     del before[path.relative_to(tmp_path)]
     equal(contents(tmp_path), before, "files")
     mixture = model_in(tmp_path, "mixture")
-    equal(files.is_due(mixture), False, "whether the mixture model is to be measured")
+    equal(files.needs_measuring(mixture), False, "whether the mixture model is to be measured")
     os.utime(mixture.path, (time.time() + 9,) * 2)
-    equal(files.is_due(mixture), True, "the same, when its checkpoint is younger")
+    equal(files.needs_measuring(mixture), True, "the same, when its checkpoint is younger")
     lasso = model_in(tmp_path, "Lasso")
     other = replace(lasso, experiment=replace(lasso.experiment, after=[1]))
-    equal([files.is_due(p) for p in (lasso, other)], [False, True], "the Lasso; asked elsewhere")
+    due = [files.needs_measuring(entry) for entry in (lasso, other)]
+    equal(due, [False, True], "whether the Lasso is; when it is asked elsewhere")
     wider = program("--only", "sparse/wide", "--out", tmp_path, experiment="coverage")
     table = (tmp_path / "results.csv").read_text()
     equal((wider[0], table.count("nnz-coverage,wide model,")), (0, 3), "status; points of a curve")

@@ -46,7 +46,7 @@ import numpy as np
 import baselines
 import icl
 from results import files, jobs, report
-from results.experiments import (EXPERIMENTS, SIZES, answers, make_experiment, sheets_of,
+from results.experiments import (EXPERIMENTS, SIZES, is_asked, make_experiment, sheets_of,
                                  untrained)
 from tasks import narrow, sample_prompts
 
@@ -88,54 +88,66 @@ class TrainingState:
     seconds: float = 0.0      # that these took
 
 
-def resume(model):
-    """Where its checkpoint left off, or a fresh start."""
+def fresh(model):
+    """The state before the first step."""
     e, size = model.experiment, model.experiment.size
     # 0 names the stream of initial parameters; another name would change all results on record.
     params = icl.init_params(e.config, e.stream(model.name, 0))
     optimizer = icl.Muon(params, size.lr, size.matrix_lr, clip=1.0)
-    rng = e.stream(model.name, "training prompts")
-    if not model.path.exists():
-        return TrainingState(params, optimizer, rng, [])
-    params, extra = files.load_model(model, optimizer, rng)
-    return TrainingState(params, optimizer, rng, extra["losses"], extra["seconds"])
+    return TrainingState(params, optimizer, e.stream(model.name, "training prompts"), [])
+
+
+def resume(model):
+    """The state of its checkpoint, if there is one, or a fresh one."""
+    state = fresh(model)
+    if model.path.exists():
+        state.params, extra = files.load_model(model, state.optimizer, state.rng)
+        state.losses, state.seconds = extra["losses"], extra["seconds"]
+    return state
+
+
+def advance(model, state):
+    """Take one step of training. icl.Refused if it diverges."""
+    size, start, done = model.experiment.size, time.monotonic(), len(state.losses)
+    progress = done / model.steps
+    fade = min(1, (done + 1) / size.warmup) * (1 - progress)  # the learning rates rise, then fall
+    state.optimizer.lr, state.optimizer.matrix_lr = size.lr * fade, size.matrix_lr * fade
+    xs, ys, weights = training_batch(model, progress, state.rng)
+    try:
+        loss = icl.train_step(state.params, model.experiment.config, state.optimizer,
+                              xs, ys, weights)
+    except FloatingPointError as error:
+        raise divergence(model, done + 1, error) from error
+    state.losses.append(loss)
+    state.seconds += time.monotonic() - start
 
 
 def train(model, save_seconds=math.inf, send=lambda message: None):
     """Train a model from its last checkpoint on, and save it at the end and about every
     save_seconds. After each step, send((step, loss minus the optimum's, seconds so far)) may raise
-    jobs.Ended: then what was reached is saved. icl.Refused if training diverges."""
+    jobs.Ended: then what was reached is saved."""
     if model.reached() == model.steps:  # another run has finished it meanwhile
         return
-    config, size = model.experiment.config, model.experiment.size
     state, optimum, saved = resume(model), optimum_losses(model), time.monotonic()
     model.path.parent.mkdir(parents=True, exist_ok=True)
     # A folder that cannot be written to is found now, not at the first save.
     write_curve(model.path.with_suffix(".csv"), state.losses, optimum)
-    with contextlib.suppress(jobs.Ended):
-        for step in range(len(state.losses) + 1, model.steps + 1):
-            start, progress = time.monotonic(), (step - 1) / model.steps  # the share that is done
-            fade = min(1, step / size.warmup) * (1 - progress)  # the learning rates rise, then fall
-            state.optimizer.lr, state.optimizer.matrix_lr = size.lr * fade, size.matrix_lr * fade
-            xs, ys, weights = training_batch(model, progress, state.rng)
-            try:
-                loss = icl.train_step(state.params, config, state.optimizer, xs, ys, weights)
-            except FloatingPointError as error:
-                refuse_divergence(model, step, error)
-            state.losses.append(loss)
-            state.seconds += time.monotonic() - start
-            over = np.mean(state.losses[-50:]) - np.mean(optimum[max(0, step - 50):step])
+    with contextlib.suppress(jobs.Ended):  # which only send raises
+        while (step := len(state.losses) + 1) <= model.steps:
+            advance(model, state)
+            recent = slice(max(0, step - 50), step)  # the last 50 steps
+            over = np.mean(state.losses[recent]) - np.mean(optimum[recent])
             send((step, over, state.seconds))
             if time.monotonic() > saved + save_seconds:
                 save(model, state, optimum)
                 saved = time.monotonic()
-    save(model, state, optimum)
+    save(model, state, optimum)  # at the end, or where it was told to end
 
 
-def refuse_divergence(model, step, error):
-    """Raise icl.Refused, which says what its user can do."""
-    raise icl.Refused(f"{model.label} diverged at step {step} with seed {model.experiment.seed}: "
-                      f"{error}; lower the Size's learning rates, or train others with --only")
+def divergence(model, step, error):
+    """The refusal to be raised; it says what a user can do."""
+    return icl.Refused(f"{model.label} diverged at step {step} with seed {model.experiment.seed}: "
+                       f"{error}; lower the Size's learning rates, or train others with --only")
 
 
 def save(model, state, optimum):
@@ -145,29 +157,26 @@ def save(model, state, optimum):
         raise icl.Refused(f"{model.path} is at step {there:,}, this run only at {step:,}: "
                           "another run trains the same model")
     write_curve(model.path.with_suffix(".csv"), state.losses, optimum)
-    rest = {"losses": state.losses, "rng": state.rng.bit_generator.state}  # to train further
-    finished = step == model.steps
+    extra = {"step": step, "seconds": state.seconds, "settings": model.settings}
+    optimizer = None
+    if step < model.steps:  # what further training needs
+        extra |= {"losses": state.losses, "rng": state.rng.bit_generator.state}
+        optimizer = state.optimizer
     try:
-        icl.save_checkpoint(model.path, state.params, model.experiment.config,
-                            None if finished else state.optimizer, step=step,
-                            seconds=state.seconds, settings=model.settings,
-                            **({} if finished else rest))
+        icl.save_checkpoint(model.path, state.params, model.experiment.config, optimizer, **extra)
     except ValueError as error:  # a parameter is not finite
-        refuse_divergence(model, step, error)
+        raise divergence(model, step, error) from error
 
 
 def optimum_losses(model):
-    """(steps,): the loss of the exact optimum in each step, one estimate for each lesson."""
-    losses, estimates = [], {}  # lesson -> its mean loss on 2,000 prompts
-    for step in range(model.steps):
-        c, n_points = now = lesson(model, step / model.steps)
-        if now not in estimates:
-            xs, ys = sample_prompts(c, model.experiment.stream(model.name, "optimum"), 2000,
-                                    n_points)
-            errors = (baselines.bayes(c)(xs, ys) - ys) ** 2
-            estimates[now] = np.mean(icl.loss_weights(xs, ys) * errors)
-        losses.append(estimates[now])
-    return np.array(losses)
+    """(steps,): the loss of the exact optimum in each step, estimated once for each lesson."""
+    lessons = [lesson(model, step / model.steps) for step in range(model.steps)]
+    estimates = {}  # class, n_points -> mean loss on 2,000 prompts
+    for c, n_points in dict.fromkeys(lessons):
+        xs, ys = sample_prompts(c, model.experiment.stream(model.name, "optimum"), 2000, n_points)
+        errors = (baselines.bayes(c)(xs, ys) - ys) ** 2
+        estimates[c, n_points] = np.mean(icl.loss_weights(xs, ys) * errors)
+    return np.array([estimates[each] for each in lessons])
 
 
 def write_curve(path, losses, optimum):
@@ -191,22 +200,26 @@ def train_all(models, processes):
     before = [(model.reached(), 0.0, 0.0) for model in models]  # as train sends it
 
     def status(working, sent):
-        step, over, seconds = np.array([sent.get(i, before[i]) for i in range(len(models))]).T
+        reached = [sent.get(i, before[i]) for i in range(len(models))]  # (step, over, seconds)
+        step, _, seconds = np.array(reached).T
         text = f"{(step == steps).sum()}/{len(models)} done"
         if seconds.any():
             left = seconds_left(points * step, points * steps, seconds, processes)
             text += f", {timedelta(seconds=left)} left"
-        now = [f"{models[i].label} " + (f"{step[i] / steps[i]:.0%} {over[i]:+.3f}"
-                                        if seconds[i] else "starts") for i in working]
-        return ": ".join([text, ", ".join(now)])
+        return f"{text}: {', '.join(model_status(models[i], *reached[i]) for i in working)}"
 
     jobs.side_by_side([(train, model, SAVE_SECONDS) for model in models], processes, status,
                       ends_itself=True)
 
 
+def model_status(model, step, over, seconds):
+    """A model in words: how far it is, and its loss minus the optimum's."""
+    return f"{model.label} " + (f"{step / model.steps:.0%} {over:+.3f}" if seconds else "starts")
+
+
 def seconds_left(done, total, seconds, processes):
-    """Until all models are trained, if their units of work go on taking as long as so far.
-    Arrays over the models: units done, units in total, and seconds, of models at work."""
+    """Until all models are trained, if points of prompts go on taking as long as so far. Arrays
+    over the models: points done, points in total, and seconds; 0 of one that has sent nothing."""
     pace = seconds.sum() / done[seconds > 0].sum()
     left = total - done  # the longest model's time, or an equal share of all for each process
     return round(pace * max(left.max(), left.sum() / min(processes, len(left))))
@@ -241,19 +254,19 @@ def measure(entry, trained=None):
     wide one goes the exact optimum of its mixture, SHEET/optimum.
     """
     e, name = entry.experiment, entry.name
-    facts, arrays = {"size": asdict(e.size), "asked": e.asked}, {}
+    facts, arrays = {"size": asdict(e.size), "asked": e.fingerprint}, {}
     if trained:
         facts["noise"] = label_noise(entry, trained)
-    for key, sheet in sheets_of(e).items():
-        if not answers(e, name, sheet):
+    answer = (lambda sheet: trained(sheet.xs, sheet.ys)) if trained else untrained(e)[name]
+    for sheet in sheets_of(e).values():
+        if not is_asked(e, name, sheet):
             continue
-        answered = {}  # SHEET or SHEET/KIND -> (B, N)
-        answered[key] = trained(sheet.xs, sheet.ys) if trained else untrained(e)[name](sheet)
-        if trained and name == "mixture":
-            answered |= ideal_learners(e, facts["noise"]["pretraining"][0], sheet)
-        if trained and name == "wide":
-            answered[f"{key}/optimum"] = baselines.bayes(e.pretraining[name])(sheet.xs, sheet.ys)
-        arrays |= {kind: np.float32(a[:, sheet.after]) for kind, a in answered.items()}
+        given = {"": answer(sheet)}  # "" or "/KIND" -> (B, N)
+        if name == "mixture":
+            given |= ideal_learners(e, facts["noise"]["pretraining"][0], sheet)
+        if name == "wide":
+            given["/optimum"] = baselines.bayes(e.pretraining["wide"])(sheet.xs, sheet.ys)
+        arrays |= {sheet.name + kind: np.float32(a[:, sheet.after]) for kind, a in given.items()}
     return facts, arrays
 
 
@@ -262,11 +275,11 @@ def ideal_learners(e, s, sheet):
     one reads the prompt's own labels; on ICL sheets, another reads labels with such noise."""
     s = float(np.nan_to_num(s, nan=1.0, posinf=1.0))  # 1 is the largest that was tried
     learner = baselines.bayes(e.mixture, s)
-    answered = {f"{sheet.name}/wary": learner(sheet.xs, sheet.ys)}
+    given = {"/wary": learner(sheet.xs, sheet.ys)}
     if sheet.name.startswith("icl-"):
         z = e.stream(sheet.name, "label noise").standard_normal(sheet.ys.shape)
-        answered[f"{sheet.name}/noisy"] = learner(sheet.xs, sheet.ys + s * z)
-    return answered
+        given["/noisy"] = learner(sheet.xs, sheet.ys + s * z)
+    return given
 
 
 def measure_job(entry, send):
@@ -283,12 +296,12 @@ def measure_job(entry, send):
         made["curve"] = files.read_curve(entry.path.with_suffix(".csv"))
     facts, arrays = measure(entry, trained)
     if trained and not all(np.isfinite(a).all() for a in arrays.values()):
-        refuse_divergence(entry, entry.steps, "its predictions are not finite")
+        raise divergence(entry, entry.steps, "its predictions are not finite")
     files.write_predictions(entry.predictions, facts | made, arrays)
     send(entry.label)
 
 
-def rehearse(e, out):
+def rehearse(e):
     """All stages on a handful of prompts, in memory: a step of training, measuring, drawing.
 
     Raises icl.Refused, in one line that says where, if that cannot be done.
@@ -297,17 +310,16 @@ def rehearse(e, out):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a handful of prompts makes no statistics
-            for entry in files.entries_of(few, out):
-                trained, rng = None, np.random.default_rng(0)
+            for entry in files.entries_of(few, Path()):
+                trained = None
                 if entry.steps:
-                    params = icl.init_params(e.config, rng)
-                    optimizer = icl.Muon(params, e.size.lr, e.size.matrix_lr)
-                    icl.train_step(params, e.config, optimizer, *training_batch(entry, 0.0, rng))
-                    trained = partial(icl.predict, params, e.config)
+                    state = fresh(entry)
+                    advance(entry, state)
+                    trained = partial(icl.predict, state.params, e.config)
                 measured[entry.name] = measure(entry, trained)
             found = report.arrange(few, measured)
             report.tables(found)
-            report.page(out, [found], [report.figures_of(found)])
+            report.page([found], [report.figures_of(found)])
     except (Exception, SystemExit) as error:  # a class of one's own can cause any
         raise icl.Refused(f"{e.name} cannot be evaluated like this: {jobs.where(error)}") from error
 
@@ -354,31 +366,33 @@ def experiments_of(a):
         size = replace(size, sparse_steps=a.steps, sine_steps=a.steps)
     try:
         experiments = [make_experiment(name, size, a.seed) for name in EXPERIMENTS]
-        for e in experiments:  # samples from every class, twice
-            if e.asked != replace(e).asked:
+        for e in experiments:
+            again = replace(e)  # without e's cached fingerprint: samples from every class anew
+            if again.fingerprint != e.fingerprint:
                 raise ValueError(f"{e.name}: all that is random must come from `sample`'s rng")
-    except ValueError as error:
-        raise icl.Refused(f"this size or a class cannot be: {error}") from error
     except (Exception, SystemExit) as error:  # a class of one's own can cause any
-        raise icl.Refused(f"this size or a class cannot be: {jobs.where(error)}") from error
+        why = error if isinstance(error, ValueError) else jobs.where(error)
+        raise icl.Refused(f"this size or a class cannot be: {why}") from error
     return experiments
 
 
 def choose(a):
     """(experiments, models, chosen): the experiments to measure and show; the models that
     --experiment names; and those of them to train, to which --only narrows them down."""
+    def named(model):
+        if a.experiment == "coverage":  # not an experiment of its own, but two models of each
+            return model.name in ("mixture", "wide")
+        return model.name != "wide" and a.experiment in (None, model.experiment.name)
+
     experiments = experiments_of(a)
-    models = [entry for e in experiments for entry in files.entries_of(e, a.out) if entry.steps]
-    if a.experiment == "coverage":  # of both experiments; wide models are trained by no other
-        models = [model for model in models if model.name in ("mixture", "wide")]
-    else:
-        models = [model for model in models if model.name != "wide"
-                  and a.experiment in (None, model.experiment.name)]
+    entries = [entry for e in experiments for entry in files.entries_of(e, a.out)]
+    models = [entry for entry in entries if entry.steps and named(entry)]
     chosen = [model for model in models if a.only in (None, model.name, model.label)]
     if not chosen:
         raise icl.Refused(f"there is no model {a.only!r}, but {', '.join(m.label for m in models)}")
-    shown = [e for e in experiments if e in [model.experiment for model in chosen]
-             or any((a.out / e.name).glob("*.npz"))]  # what is in the folder is shown, too
+    names = {model.experiment.name for model in chosen}
+    shown = [e for e in experiments
+             if e.name in names or any((a.out / e.name).glob("*.npz"))]  # what is there, too
     return shown, models, chosen
 
 
@@ -387,17 +401,16 @@ def stages(a):
     experiments, models, chosen = choose(a)
     entries = [entry for e in experiments for entry in files.entries_of(e, a.out)]
     entries.sort(key=lambda entry: -entry.experiment.n_points * entry.steps)  # longest jobs first
-    files.check(entries, a.out)
+    files.refuse_conflicts(entries, a.out)
     print(f"{a.size} size into {a.out}, seed {a.seed}, NumPy {np.__version__}")
-    todo = [entry for entry in entries if entry in chosen and entry.reached() < entry.steps
-            and not entry.predictions.is_file()]  # these suffice where the checkpoint is gone
-    if todo:
+    to_train = [entry for entry in entries if entry in chosen and files.needs_training(entry)]
+    if to_train:
         print("rehearsing every stage on a few prompts", flush=True)
         for e in experiments:
-            rehearse(e, a.out)  # mistakes show before hours of training
-        train_all(todo, a.processes)
-    files.check(entries, a.out)  # another run may have written some meanwhile
-    due = [entry for entry in entries if files.is_due(entry)]
+            rehearse(e)  # mistakes show before hours of training
+        train_all(to_train, a.processes)
+    files.refuse_conflicts(entries, a.out)  # another run may have written some meanwhile
+    due = [entry for entry in entries if files.needs_measuring(entry)]
     jobs.side_by_side([(measure_job, entry) for entry in due], a.processes,
                       lambda _, sent: f"measuring: {len(sent)} of {len(due)} predictors done")
     report.show(a.out)

@@ -22,7 +22,7 @@ import numpy as np
 
 import icl
 from results.experiments import MIXED, OWN
-from results.report import GP, NOISY, TRUTH, WARY, WIDER, read, selection_weight
+from results.report import GP, NOISY, TRUTH, WARY, WIDE_OPTIMUM, read, selection_weight
 
 MODEL, WIDE, WAVES = "mixture model", "wide model", "sinusoid model"
 DENSE, SPARSE = "dense model", "sparse model"
@@ -77,27 +77,27 @@ class Row:
     @property
     def verdict(self):
         words, limit = self.bound.rsplit(" ", 1)
-        (value, margin), sign = self.number, 1 if words == "at most" else -1
-        above = sign * (value - float(limit))  # how far it is on the wrong side
-        if above + margin <= 0:
+        value, margin = self.number
+        beyond = value - float(limit) if words == "at most" else float(limit) - value
+        if beyond + margin <= 0:
             return "holds"
-        return "does not hold" if above - margin > 0 else "undecided"
+        return "does not hold" if beyond - margin > 0 else "undecided"
 
     def __str__(self):
         value, margin = (float(f"{x:.{n}g}") for x, n in zip(self.number, (3, 2)))
         return f"{value:g} ± {margin:g}" + (self.bound and f", {self.verdict}")
 
 
-def answers(found, sheet):
+def predictions_on(found, sheet):
     """Predictor -> predictions (B, A) on a sheet; nan of one that is not there."""
-    there = found.on[sheet]
-    return defaultdict(lambda: np.nan * there[TRUTH], there)
+    predicted = found.on[sheet]
+    return defaultdict(lambda: np.nan * predicted[TRUTH], predicted)
 
 
 def distance(found, sweep, p, *places, to=TRUTH):
     """Mean squared distance of p's predictions, a number a prompt, (B,), at places of a sweep."""
-    there = [answers(found, f"{sweep}-{x:g}") for x in places]
-    return np.mean([((a[p] - a[to]) ** 2).mean(1) for a in there], axis=0)
+    sheets = [predictions_on(found, f"{sweep}-{x:g}") for x in places]
+    return np.mean([((on[p] - on[to]) ** 2).mean(1) for on in sheets], axis=0)
 
 
 def excess(error, p, *places, over=OWN):
@@ -109,11 +109,11 @@ def excess(error, p, *places, over=OWN):
 
 def on_a_class(found, shown, noise):
     """Claims on the functions of one class. noise(model, part): see claims_of."""
-    there, half = answers(found, f"icl-{shown}"), found.e.n_points // 2
+    predicted, half = predictions_on(found, f"icl-{shown}"), found.e.n_points // 2
     other = next(c for c in found.e.classes if c != shown)
 
     def error(p, q=TRUTH):
-        return (there[p] - there[q]) ** 2  # (B, N)
+        return (predicted[p] - predicted[q]) ** 2  # (B, N)
 
     def times(base, first=0, last=None, of=MODEL):
         """The error of `of` divided by that of `base`, after first to last - 1 examples."""
@@ -152,8 +152,8 @@ def on_a_class(found, shown, noise):
 
 def on_selection(found):
     """A claim on selection weights, at the worst number of examples of either class."""
-    sheets = [answers(found, f"icl-{c}") for c in found.e.classes]
-    model, mixed, noisy = (np.hstack([selection_weight(a, found.e.classes, p) for a in sheets])
+    sheets = [predictions_on(found, f"icl-{c}") for c in found.e.classes]
+    model, mixed, noisy = (np.hstack([selection_weight(on, found.e.classes, p) for on in sheets])
                            for p in (MODEL, MIXED, NOISY))
     return {"its selection weights are those of Bayes (ours, stricter than the paper's)": [
         Row("weight off the posterior's by", farthest(model - mixed), "at most 0.1"),
@@ -180,8 +180,23 @@ def on_numbers_of_non_zeros(found, noise):
     def share(p, *places):  # of the specialists' distance
         return ratio(gap(MODEL, *places, to=p), gap(DENSE, *places, to=SPARSE))
 
-    own_excess = {k: excess(gap, WIDE, k, over=WIDER) for k in numbers}
-    claims = {
+    # Of 20 dims, 6 or 7 non-zeros have too many hypotheses for the optimum: all stop at 5 there.
+    known = [k for k in numbers if least < k < min(most, 8) and not np.isnan(gap(OWN, k)).any()]
+    between, claims = "at numbers of non-zeros between", {}
+    if known:
+        claims = {
+            f"{between} it leaves the optimum": [
+                Row(f"at {', '.join(map(str, known))}, excess over the {OWN}",
+                    mean(excess(gap, MODEL, *known)), "at least 0.02"),
+                *nearest(gap, DENSE, *known[:2])],
+            f"{between} an ideal learner of the mixture fails, too":
+                blame(gap, "at least 0.5", *known),
+            # Nearer to each specialist than these are to each other.
+            f"{between} its predictions lie between the specialists'": [
+                Row(f"squared distance to the {p}, as a share of theirs", share(p, *known),
+                    "at most 1") for p in (DENSE, SPARSE)]}
+    own_excess = {k: excess(gap, WIDE, k, over=WIDE_OPTIMUM) for k in numbers}
+    return claims | {
         "at both ends it predicts as the specialist does, the paper's sign of selection": [
             Row(f"at {k} non-zeros, squared distance to the {p}, as a share of the specialists'",
                 share(p, k), "at most 0.1") for k, p in ((least, SPARSE), (most, DENSE))],
@@ -193,21 +208,6 @@ def on_numbers_of_non_zeros(found, noise):
               for k in numbers),
             *(Row(f"at {k} non-zeros, its error as a share of the mixture model's",
                   ratio(gap(WIDE, k), gap(MODEL, k))) for k in numbers)]}
-    # Of 20 dims, 6 or 7 non-zeros have too many hypotheses for the optimum: all stop at 5 there.
-    known = [k for k in numbers if least < k < min(most, 8) and not np.isnan(gap(OWN, k)).any()]
-    if not known:
-        return claims
-    there = "at numbers of non-zeros between"
-    return {
-        f"{there} it leaves the optimum": [
-            Row(f"at {', '.join(map(str, known))}, excess over the {OWN}",
-                mean(excess(gap, MODEL, *known)), "at least 0.02"),
-            *nearest(gap, DENSE, *known[:2])],
-        f"{there} an ideal learner of the mixture fails, too": blame(gap, "at least 0.5", *known),
-        # Nearer to each specialist than these are to each other.
-        f"{there} its predictions lie between the specialists'": [
-            Row(f"squared distance to the {p}, as a share of theirs", share(p, *known), "at most 1")
-            for p in (DENSE, SPARSE)]} | claims
 
 
 def on_combinations(found, noise):
@@ -215,16 +215,16 @@ def on_combinations(found, noise):
     def error(p, w, sweep="weights"):
         return distance(found, sweep, p, w) / (w**2 + (1 - w) ** 2)
 
-    between, over = (0.3, 0.5, 0.7), partial(excess, error)
+    between, excess_at = (0.3, 0.5, 0.7), partial(excess, error)
     return {
         "the error rises from both classes to the combination": [
             Row(f"error at weight {w}, minus that on {those}",
                 mean(error(MODEL, w) - error(MODEL, end)), "at least 0")
             for w, end, those in ((0.2, 0, "sinusoids"), (0.8, 1, "lines"))],
         "it fails on half of each": [
-            Row("excess over the optimum there", mean(over(MODEL, 0.5)), "at least 0.02"),
+            Row("excess over the optimum there", mean(excess_at(MODEL, 0.5)), "at least 0.02"),
             Row("error there, times that on sinusoids", ratio(error(MODEL, 0.5), error(MODEL, 0))),
-            Row("excess of a Gaussian process", mean(over(GP, 0.5))),
+            Row("excess of a Gaussian process", mean(excess_at(GP, 0.5))),
             Row("the sinusoid specialist's error", mean(error(WAVES, 0.5))),
             *nearest(partial(distance, found, "weights"), WAVES, 0.5)],
         "at half of each an ideal learner of the mixture fails, too":
@@ -232,9 +232,9 @@ def on_combinations(found, noise):
         "with half of each in pretraining, the failure between the classes is gone": [
             Row("effective label noise of the wide model", noise("wide")),
             *(Row(f"at weight {w}, excess over the optimum, as a share of the mixture model's",
-                  ratio(over(WIDE, w), over(MODEL, w)), "at most 0.5") for w in between),
-            *(Row(f"at weight {w}, excess over its own optimum", mean(over(WIDE, w, over=WIDER)))
-              for w in between)],
+                  ratio(excess_at(WIDE, w), excess_at(MODEL, w)), "at most 0.5") for w in between),
+            *(Row(f"at weight {w}, excess over its own optimum",
+                  mean(excess_at(WIDE, w, over=WIDE_OPTIMUM))) for w in between)],
         "between the classes it contradicts the examples that it was shown": [
             *(Row(f"at weight {w}, error at an x just shown, minus that on sinusoids",
                   mean(error(MODEL, w, "again") - error(MODEL, 0, "again")),
@@ -299,10 +299,12 @@ def table(runs):
     judged = {run: verdicts(claims) for run, claims in runs.items()}
     for claim in dict.fromkeys(claim for claims in runs.values() for claim in claims):
         lines.append(line(f"**{claim}**", "", *(judged[run].get(claim, "") for run in runs)))
-        columns = [{(row.what, row.bound): str(row) for row in claims.get(claim, [])}
-                   for claims in runs.values()]
-        lines += [line(*what, *(column.get(what, "") for column in columns))
-                  for what in dict.fromkeys(what for column in columns for what in column)]
+        cells = {}  # (what, bound) -> run -> text
+        for run, claims in runs.items():
+            for row in claims.get(claim, []):
+                cells.setdefault((row.what, row.bound), {})[run] = str(row)
+        lines += [line(*left, *(texts.get(run, "") for run in runs))
+                  for left, texts in cells.items()]
     for run, claims in judged.items():
         counts = [f"{list(claims.values()).count(v)} {v}" for v in reversed(VERDICTS)]
         lines += ["", f"{run}, {len(claims)} claims: {', '.join(counts)}"]

@@ -45,12 +45,13 @@ class Size:
         """ValueError, by name, unless every field can be used."""
         plain_numbers(self)
         reals = {"lr": (1e-30, 1e30), "matrix_lr": (1e-30, 1e30), "curriculum": (0, 0.99)}
-        for name, value in asdict(self).items():
-            least = 2 if name in ("sparse_points", "sine_points", "prompts") else 1
-            low, high = reals.get(name, (least, 1_000_000))
-            kinds = (int, float) if name in reals else (int,)  # no bool
-            if type(value) not in kinds or not low <= value <= high:
+        limits = dict.fromkeys(asdict(self), (1, 1_000_000)) | reals
+        limits |= dict.fromkeys(("sparse_points", "sine_points", "prompts"), (2, 1_000_000))
+        for name, (low, high) in limits.items():
+            value, kinds = getattr(self, name), (int, float) if name in reals else (int,)
+            if type(value) not in kinds or not low <= value <= high:  # a bool is no int here
                 raise ValueError(f"{name} must be from {low} to {high:,}, not {value!r}")
+        # Raises ValueError unless n_head divides n_embd.
         icl.Config(self.n_dims, self.sparse_points, self.n_layer, self.n_head, self.n_embd)
 
 
@@ -74,13 +75,13 @@ class Experiment:
     """
     name: str
     size: Size
-    classes: dict      # name -> function class
-    pretraining: dict  # name of a model -> the class or mixture that it is trained on
-    n_points: int
+    classes: dict      # "dense" -> DenseLinear(8), and so on: two; each has a specialist
+    pretraining: dict  # "dense", "sparse", "mixture", "wide" -> what that model is trained on
+    n_points: int      # of a prompt
     steps: int         # of training a specialist
-    curves: dict       # name -> class to draw ICL curves on
-    sweeps: dict       # name -> place on the x axis -> class
-    after: list        # the numbers of examples after which sweeps measure
+    curves: dict       # "dense" -> DenseLinear(8), and so on: ICL curves are drawn on these
+    sweeps: dict       # "nnz" -> {3: SparseLinear(8, 3)}, and so on: place on the x axis -> class
+    after: list        # [5], say: sweeps measure predictions after 5 examples
     controls: list     # the specialists that answer sweeps, too
     seed: int
 
@@ -105,13 +106,15 @@ class Experiment:
         return np.random.default_rng([self.seed, zlib.crc32(words.encode())])
 
     @cached_property
-    def asked(self):
-        """What predictors are asked, as JSON can hold it. A predictions file keeps it, and is out
-        of date where it is no longer the same."""
-        # One y of each sheet changes when the code of its class does.
+    def fingerprint(self):
+        """All that predictors are asked, as JSON can hold it. A predictions file keeps it, as
+        "asked", and is out of date where it is no longer the same."""
+        def of(sheet):
+            a_y = f"{sheet.ys[0, -1]:.2f}"  # changes when the code of its class does
+            return [str(sheet.function_class), sheet.after, a_y]
+
         return {"prompts": self.size.prompts, "nnz": self.size.nnz, "controls": self.controls,
-                "sheets": {name: [str(sheet.function_class), sheet.after, f"{sheet.ys[0, -1]:.2f}"]
-                           for name, sheet in sheets_of(self).items()}}
+                "sheets": {name: of(sheet) for name, sheet in sheets_of(self).items()}}
 
 
 def make_experiment(name, size, seed=0):
@@ -122,6 +125,9 @@ def make_experiment(name, size, seed=0):
     e = EXPERIMENTS[name](size, seed)
     e.mixture.hypotheses()  # ValueError if it has too many for the exact optimum
     check_names(e)
+    for classes in (e.pretraining, e.curves, *e.sweeps.values()):
+        for c in classes.values():
+            check_class(c)
     return e
 
 
@@ -129,13 +135,14 @@ def sparse_experiment(size, seed):
     """Linear functions of n_dims inputs: all coefficients random, or all but a few zero."""
     d = size.n_dims
     classes = {"dense": DenseLinear(d), "sparse": SparseLinear(d, size.nnz)}
-    numbers = {k: SparseLinear(d, k) for k in range(1, d + 1)}
+    by_nnz = {k: SparseLinear(d, k) for k in range(1, d + 1)}
+    every_nnz = Mixture(by_nnz.values())
     pretraining = classes | {"mixture": Mixture(classes.values())}
-    if has_optimum(Mixture(numbers.values())):
-        pretraining["wide"] = Mixture(numbers.values())
+    if has_optimum(every_nnz):  # not of 20 dims
+        pretraining["wide"] = every_nnz
     return Experiment("sparse", size, classes, pretraining, size.sparse_points, size.sparse_steps,
-                      curves=classes, sweeps={"nnz": numbers}, controls=[*classes], seed=seed,
-                      after=[min(d // 2 + 1, size.sparse_points - 1)])  # least squares needs d
+                      curves=classes, sweeps={"nnz": by_nnz}, controls=[*classes], seed=seed,
+                      after=[min(d // 2 + 1, size.sparse_points - 1)])  # too few for least squares
 
 
 def sine_experiment(size, seed):
@@ -166,7 +173,7 @@ def has_optimum(function_class):
 
 
 def check_names(e):
-    """ValueError unless names can be those of files, and classes be told apart by their texts."""
+    """ValueError unless names can be those of files."""
     names = [*e.pretraining, *untrained(e)]
     for name in (*names, *e.curves, *e.sweeps):
         if not re.fullmatch("[A-Za-z0-9_ -]{1,50}", name):
@@ -176,13 +183,15 @@ def check_names(e):
     if reserved or len({name.replace(" ", "-") for name in names}) < len(names):
         raise ValueError(f"of {', '.join(names)}, two would have one file; no class can be called "
                          "mixture, wide or pretraining")
-    asked = [c for classes in (e.curves, *e.sweeps.values()) for c in classes.values()]
-    for c in (*e.pretraining.values(), *asked):
-        if re.search(" at 0x|frozenset", str(c)):  # files name the class that made them
-            raise ValueError(f"{c} must be a frozen dataclass without functions or sets: its text "
-                             "must say what it is")
-        hash(c)  # TypeError unless frozen; train.optimum_losses keeps one for each class
-        pickle.dumps(c)  # AttributeError if another process could not have it
+
+
+def check_class(c):
+    """An error unless files can name the class, by its text, and other processes can have it."""
+    if re.search(" at 0x|frozenset", str(c)):
+        raise ValueError(f"{c} must be a frozen dataclass without functions or sets: its text must "
+                         "say what it is")
+    hash(c)  # TypeError unless frozen; train.optimum_losses needs it
+    pickle.dumps(c)  # AttributeError if it is no module's
 
 
 # ----------------------------------------------------------------------------------------- sheets
@@ -209,10 +218,12 @@ def sheets_of(e):
         xs, ys = sample_prompts(c, e.stream(f"icl-{shown}"), e.size.prompts, e.n_points)
         sheets.append(Sheet(f"icl-{shown}", c, xs, ys, list(range(e.n_points))))
     for sweep, classes in e.sweeps.items():
+        again = sweep == "again"  # asks for an x that the prompt has shown, at its end alone
+        after = e.after[-1:] if again else e.after
         for x, c in classes.items():
-            rng, after = e.stream(sweep, x), e.after[-1:] if sweep == "again" else e.after
+            rng = e.stream(sweep, x)
             xs, ys = sample_prompts(c, rng, max(2, e.size.prompts // 2), after[-1] + 1)
-            if sweep == "again":
+            if again:
                 repeat_a_point(xs, ys, rng)
             sheets.append(Sheet(f"{sweep}-{x:g}", c, xs, ys, after))
     if e.mixture.n_dims == 1:
@@ -233,10 +244,11 @@ def picture(e, name):
     """Sheet of one function: the same ten examples of it before each of 101 queries."""
     title, weight = PICTURES[name]
     c, rng = ConvexCombination(*e.classes.values(), weight), e.stream("functions", title)
-    n = min(10, e.n_points - 1)
-    f, examples, queries = c.sample(rng, 1), rng.uniform(-2.2, 2.2, n), np.linspace(-2.5, 2.5, 101)
-    xs = np.float32([[*examples, x] for x in np.float32(queries)])[..., None]  # (101, n + 1, 1)
-    ys = np.float32(f(xs.reshape(1, -1, 1)).reshape(len(xs), -1))
+    n, queries = min(10, e.n_points - 1), np.linspace(-2.5, 2.5, 101)
+    f = c.sample(rng, 1)
+    examples = rng.uniform(-2.2, 2.2, n)
+    xs = np.float32([[*examples, x] for x in queries])[..., None]  # (101, n + 1, 1)
+    ys = np.float32(f(xs.reshape(1, -1, 1)).reshape(len(xs), -1))  # of one f: one long prompt
     return Sheet(name, c, xs, ys, [n])
 
 
@@ -256,9 +268,11 @@ def untrained(e):
     def optimum(c):
         return lambda sheet: baselines.bayes(c)(sheet.xs, sheet.ys)
 
+    def own_optimum(sheet):
+        return baselines.bayes(sheet.function_class)(sheet.xs, sheet.ys)
+
     predictors = {"least squares": lambda sheet: baselines.least_squares(sheet.xs, sheet.ys),
-                  "Lasso": lasso, MIXED: optimum(e.mixture),
-                  OWN: lambda sheet: optimum(sheet.function_class)(sheet)}
+                  "Lasso": lasso, MIXED: optimum(e.mixture), OWN: own_optimum}
     predictors |= {f"optimum of {name}": optimum(c) for name, c in e.classes.items()}
     if e.mixture.n_dims == 1:
         predictors["Gaussian process"] = (
@@ -266,10 +280,10 @@ def untrained(e):
     return predictors
 
 
-def answers(e, name, sheet):
-    """Whether a predictor, by its name, answers a sheet. All answer ICL sheets; the others, which
-    take long, are left to those that figures show there."""
+def is_asked(e, name, sheet):
+    """Whether the predictor of that name answers a sheet. All answer ICL sheets. The others, which
+    take long, only those do that figures or claims show there."""
     if name == OWN and not has_optimum(sheet.function_class):
         return False
-    return sheet.name.startswith("icl-") or name in {
-        "mixture", "wide", *e.controls, "least squares", "Gaussian process", MIXED, OWN}
+    shown = {"mixture", "wide", *e.controls, "least squares", "Gaussian process", MIXED, OWN}
+    return sheet.name.startswith("icl-") or name in shown

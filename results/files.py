@@ -145,7 +145,13 @@ def read_predictions(path):
     return facts, arrays
 
 
-def is_due(entry):
+def needs_training(model):
+    """Whether it is neither finished nor measured: predictions suffice where a checkpoint is gone.
+    """
+    return model.reached() < model.steps and not model.predictions.is_file()
+
+
+def needs_measuring(entry):
     """Whether it is to be measured, once or again. Of models, only a finished one ever is."""
     if entry.reached() < entry.steps:
         return False
@@ -154,17 +160,17 @@ def is_due(entry):
     sources = [entry.path] if entry.steps else [Path(m.__file__) for m in (baselines, tasks)]
     newest = max((path.stat().st_mtime for path in sources if path.exists()), default=0)
     return (newest > entry.predictions.stat().st_mtime
-            or read_predictions(entry.predictions)[0]["asked"] != entry.experiment.asked)
+            or read_predictions(entry.predictions)[0]["asked"] != entry.experiment.fingerprint)
 
 
-def check(entries, out):
+def refuse_conflicts(entries, out):
     """icl.Refused, by name, if there are files in the way: damaged, or made with other settings."""
     for path in (out / "results.csv", out / "report.html", *out.glob("*.svg")):
         if path.is_dir():
             raise icl.Refused(f"{path} is a folder")
     finished = {entry.predictions for entry in entries if entry.reached() == entry.steps}
     settings = {entry.predictions: entry.settings for entry in entries}
-    asked = {entry.path.parent: entry.experiment.asked for entry in entries}
+    asked = {entry.path.parent: entry.experiment.fingerprint for entry in entries}
     for path in out.glob("*/*.predictions.npz"):
         facts, _ = read_predictions(path)
         if path in settings:

@@ -29,7 +29,7 @@ from results.experiments import (EXPERIMENTS, MIXED, OWN, PICTURES, Experiment, 
 TRUTH = "true function"
 NOISY = "noisy ideal learner"   # believes that labels are noisy, and reads noisy ones
 WARY = "wary ideal learner"     # believes the same, and reads clean ones
-WIDER, GP = "optimum of the wide mixture", "Gaussian process"
+WIDE_OPTIMUM, GP = "optimum of the wide mixture", "Gaussian process"
 
 
 # ---------------------------------------------------------------------------- what was predicted
@@ -62,7 +62,7 @@ def arrange(e, measured):
     return Found(e, on, sheets, {name: facts for name, (facts, _) in measured.items()})
 
 
-def what_is_asked(facts):
+def comparable(facts):
     """Facts that predictions which stand beside each other must share."""
     keys = "experiment", "seed", "n_dims", "n_points"
     return facts["asked"], [facts["settings"].get(key) for key in keys]
@@ -78,7 +78,7 @@ def read(folder):
         there = [files.read_predictions(path)
                  for path in sorted((folder / name).glob("*.predictions.npz"))]
         facts = [facts for facts, _ in there]
-        if any(what_is_asked(f) != what_is_asked(facts[0]) or f["settings"]["experiment"] != name
+        if any(comparable(f) != comparable(facts[0]) or f["settings"]["experiment"] != name
                for f in facts):
             raise icl.Refused(f"{folder / name} holds predictions of several experiments, seeds, "
                               "dims or prompts")
@@ -103,10 +103,10 @@ def sweep(found, name):
     """Places (X,); predictor -> predictions (B, X, A), nan at places where it was not asked."""
     places = found.e.sweeps[name]
     sheets = [found.on[f"{name}-{x:g}"] for x in places]
-    asked = dict.fromkeys(p for predicted in sheets for p in predicted)
+    predictors = dict.fromkeys(p for predicted in sheets for p in predicted)
     return np.array(list(places)), {
         p: np.stack([predicted.get(p, np.nan * predicted[TRUTH]) for predicted in sheets], axis=1)
-        for p in asked}
+        for p in predictors}
 
 
 def selection_weight(predicted, classes, predictor):
@@ -234,7 +234,7 @@ def selection_figure(found, shown):
          if there and p in predicted}, f"weight on the {second} class")
 
 
-def after(e):
+def after_words(e):
     """The numbers of examples that sweeps measure after, in words."""
     return f"after {' to '.join(str(n) for n in sorted({e.after[0], e.after[-1]}))} examples"
 
@@ -244,7 +244,7 @@ def nnz_figures(found):
     e, d = found.e, found.e.size.n_dims
     if "nnz" not in e.sweeps:
         return []
-    (x, predicted), when = sweep(found, "nnz"), after(e)
+    (x, predicted), when = sweep(found, "nnz"), after_words(e)
     along = f"non-zero coefficients of {d}", x
     mean = {p: v.mean(2) for p, v in errors(predicted, *predicted).items()}
     pairs = {p: (p, "mixture model") for p in ("dense model", "sparse model", MIXED)}
@@ -264,7 +264,8 @@ def nnz_figures(found):
             "nnz-coverage", "All numbers of non-zeros in pretraining",
             f"The wide model was trained on functions with 1 to {d} non-zeros, the mixture model "
             "on two of these numbers. Beside each is the optimum of its own mixture.", *along,
-            {p: mean[p] for p in (OWN, WIDER, MIXED, "wide model", "mixture model") if p in mean}))
+            {p: mean[p] for p in (OWN, WIDE_OPTIMUM, MIXED, "wide model", "mixture model")
+             if p in mean}))
     return figures
 
 
@@ -277,7 +278,7 @@ def weights_figures(found):
     along = "weight w of w line + (1 - w) sinusoid"
     mean = {p: v.mean(2) / (x**2 + (1 - x) ** 2) for p, v in errors(predicted, *predicted).items()}
     figures = [Figure(
-        "weights", f"Between the two classes, {after(e)}",
+        "weights", f"Between the two classes, {after_words(e)}",
         "Pretraining had only lines, at 1, and sinusoids, at 0. Does a model fail in between, "
         "where the optimum for these functions does not?", along, x,
         {p: mean[p] for p in (*controls(e), GP, OWN, MIXED, "mixture model") if p in mean},
@@ -293,7 +294,8 @@ def weights_figures(found):
             "weights-coverage", "Half-and-half in pretraining, too",
             "The wide model was trained on lines, sinusoids and half of each, the mixture model on "
             "the first two. Beside each is the optimum of its own mixture.", along, x,
-            {p: mean[p] for p in (OWN, WIDER, MIXED, "wide model", "mixture model") if p in mean},
+            {p: mean[p] for p in (OWN, WIDE_OPTIMUM, MIXED, "wide model", "mixture model")
+             if p in mean},
             "squared error / Var f", log="y"))
     return figures
 
@@ -305,7 +307,7 @@ def frequency_figures(found):
         return []
     x, predicted = sweep(found, "frequency")
     return [Figure(
-        "frequency", f"Rare frequencies, {after(e)}",
+        "frequency", f"Rare frequencies, {after_words(e)}",
         "The grey area shows how common a frequency was in pretraining. Where it was rare, does "
         "the model fail, and does the optimum of the mixture?",
         "frequency (radians per unit of x)", x,
@@ -338,7 +340,7 @@ STYLES = {  # predictor: colour, dashes, width
     "sinusoid model": ("#009e73", "", 1.8), "wide model": ("#8f63c9", "", 3),
     "least squares": ("#cc79a7", "8 3", 1.8), "Lasso": ("#b8804a", "2 3", 2.2),
     GP: ("#888888", "8 3 2 3", 1.8), MIXED: ("currentColor", "6 4", 1.6),
-    OWN: ("currentColor", "", 1.2), WIDER: ("#8f63c9", "6 4", 1.6),
+    OWN: ("currentColor", "", 1.2), WIDE_OPTIMUM: ("#8f63c9", "6 4", 1.6),
     NOISY: ("#e69f00", "3 3", 2.6), TRUTH: ("currentColor", "", 1.2),
     "dense to sparse model, for scale": ("#888888", "2 3", 1.8)}
 PALETTE = "#56b4e9", "#d6308f", "#808000", "#00a0a0"  # for all other lines
@@ -514,7 +516,7 @@ def noise_words(facts):
             for what, (s, low, high) in parts]
 
 
-def page(folder, everything, figures):
+def page(everything, figures):
     """The report: what was trained, a section an experiment, and the settings, folded."""
     models = {f"{found.e.name}/{name}": facts for found in everything
               for name, facts in found.facts.items() if "seconds" in facts}
@@ -584,7 +586,7 @@ def show(folder):
         print("\n".join(tables(found)))
     icl.write_whole(folder / "results.csv", table.getvalue().encode())
     icl.write_whole(folder / "report.html",
-                    page(folder, everything, figures).encode(errors="backslashreplace"))
+                    page(everything, figures).encode(errors="backslashreplace"))
     print(f"{folder / 'report.html'} shows it all", flush=True)
 
 
