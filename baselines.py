@@ -68,6 +68,7 @@ def _descend(w, G, c, y2, alpha):
         w[:, todo[done]] = v[:, done]
         if done.all():
             return
+        # Go on with the prompts that are not solved yet.
         G, c, y2, v, r, todo = (a[..., ~done] for a in (G, c, y2, v, r, todo))
         for _ in range(10):  # sweeps
             v_before, r_before = v.copy(), r.copy()
@@ -176,10 +177,10 @@ def class_probabilities(mixture, label_noise=0.0):
 
 def _posterior(function_class, label_noise):
     """(xs, ys) -> predictions (B, N), probability (groups, B, N) of each group of hypotheses."""
-    s = float(label_noise) if isinstance(label_noise, numbers.Real) else -1
-    if not 0 <= s < 1e150:
+    if not isinstance(label_noise, numbers.Real) or not 0 <= float(label_noise) < 1e150:
         raise ValueError(f"label_noise must be a number from 0 to 1e150, not {label_noise!r}")
-    groups = [replace(h, noise=h.noise + s * s) for h in function_class.hypotheses()]
+    variance = float(label_noise) ** 2
+    groups = [replace(h, noise=h.noise + variance) for h in function_class.hypotheses()]
     prior = np.concatenate([h.prior for h in groups] or [[0]])
     if not (prior >= 0).all() or not abs(prior.sum() - 1) < 1e-6:
         raise ValueError(f"priors of {function_class} must be non-negative and sum to 1, not to "
@@ -221,7 +222,7 @@ def _recursion(groups, xs, ys):
         weights = [np.exp(lw - top) for lw in log_weights]
         total = sum(weight.sum(0) for weight in weights)
         for i, h in enumerate(groups):
-            m, P = means[i], covariances[i]
+            m, P, log_weight = means[i], covariances[i], log_weights[i]  # updated in place
             phi = _features(h, xs[:, k], len(m))  # (F, M, B)
             mean = (phi * m).sum(0)  # (M, B): phi . m, what each hypothesis predicts
             predictions[:, k] += (weights[i] * mean).sum(0) / total
@@ -230,7 +231,7 @@ def _recursion(groups, xs, ys):
             # The last term outweighs P's rounding errors, which could make s negative at large x.
             s = (phi * gain).sum(0) + h.noise + 1e-13 * (phi * phi).sum(0)
             e = ys[:, k] - mean
-            log_weights[i] -= (e * e / s + np.log(s)) / 2
+            log_weight -= (e * e / s + np.log(s)) / 2
             m += gain * (e / s)
             P -= gain[:, None] * (gain / s)
     return predictions, parts
@@ -260,10 +261,10 @@ def effective_noise(predictor, function_class, rng, n_points, n_prompts=1000,
     if not len(grid) or list(grid) != sorted(grid):
         raise ValueError(f"grid must rise, not {grid}")
 
-    def crossing(curve):
-        """Where a curve over the grid, which rises but for chance, reaches zero; inf if never."""
-        # Sought at -1e-12: of a stretch at zero, that finds the start.
-        return float(np.interp(-1e-12, np.maximum.accumulate(curve), grid, right=np.inf))
+    def reaches_zero(curve):
+        """The s at which a curve over the grid reaches zero; inf if it never does."""
+        rising = np.maximum.accumulate(curve)  # as its expectation does
+        return float(np.interp(-1e-12, rising, grid, right=np.inf))  # where a stretch at 0 starts
 
     xs, ys = sample_prompts(prompts_of or function_class, rng, n_prompts, n_points)
     z = rng.standard_normal(ys.shape)
@@ -278,5 +279,5 @@ def effective_noise(predictor, function_class, rng, n_points, n_prompts=1000,
         error = (predictions - ys) ** 2
         excess = (learner - error)[:, :, 1:].mean(2)  # (grid, B)
         mean, margin = excess.mean(1), 1.96 * excess.std(1, ddof=1) / np.sqrt(n_prompts)
-        s, low, high = crossing(mean), crossing(mean + margin), crossing(mean - margin)
+        s, low, high = (reaches_zero(curve) for curve in (mean, mean + margin, mean - margin))
     return s, (low, high), np.array([np.interp(s, grid, curve) for curve in learner.mean(1).T])

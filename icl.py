@@ -5,7 +5,7 @@ left to right. At every x_k it predicts f(x_k), and it has seen the examples 1..
 
 An operation returns its output and a function: y, backward = layernorm(x, gain, bias). With dy the
 gradient of the loss with respect to y, backward(dy) returns the inputs' in their order, here dx,
-dgain, dbias. In the model, gradients of parameters go into a dict, `grads`.
+dgain, dbias.
 
 Shapes: B prompts, N points, T = 2N - 1 tokens, M = BT rows, C channels, H heads, D = C / H, d dims.
 """
@@ -145,6 +145,8 @@ def attention(qkv, n_head):
 
 
 # ------------------------------------------------------------------------------------- the model
+# A layer's or block's backward(dy, grads) returns dx, and puts the gradients of its parameters into
+# grads; the transformer's returns grads.
 
 def init_params(config, rng):
     """Fresh parameters: a dict of named float32 arrays, with config.shapes() for names and shapes.
@@ -203,8 +205,8 @@ def block(x, params, name, config, stride=1):
     qkv, c_attn_backward = layer(linear, n1, params, f"{name}.attn.c_attn")  # (M, 3C)
     heads, attention_backward = attention(qkv.reshape(B, T, 3 * C), config.n_head)  # (B, T, C)
     attn, attn_c_proj_backward = layer(linear, heads.reshape(-1, C), params, f"{name}.attn.c_proj")
-    r = x + attn.reshape(B, T, C)
-    h = r[:, ::stride].reshape(-1, C)  # (M, C), M = B N if stride is 2
+    h = x + attn.reshape(B, T, C)
+    h = h[:, ::stride].reshape(-1, C)  # (M, C), M = B N from here on if stride is 2
     n2, ln_2_backward = layer(layernorm, h, params, f"{name}.ln_2")
     fc, c_fc_backward = layer(linear, n2, params, f"{name}.mlp.c_fc")  # (M, 4C)
     act, gelu_backward = gelu(fc)
@@ -216,12 +218,12 @@ def block(x, params, name, config, stride=1):
         dfc = gelu_backward(dact)
         dn2 = c_fc_backward(dfc, grads)
         dh = dy + ln_2_backward(dn2, grads)
-        dr = np.zeros_like(x)  # (B, T, C), zero at tokens that did not go on
-        dr[:, ::stride] = dh.reshape(B, -1, C)
-        dheads = attn_c_proj_backward(dr.reshape(-1, C), grads)
+        dx = np.zeros_like(x)  # (B, T, C), zero at tokens that did not go on
+        dx[:, ::stride] = dh.reshape(B, -1, C)
+        dheads = attn_c_proj_backward(dx.reshape(-1, C), grads)
         dqkv = attention_backward(dheads)
         dn1 = c_attn_backward(dqkv.reshape(-1, 3 * C), grads)
-        return dr + ln_1_backward(dn1, grads).reshape(B, T, C)
+        return dx + ln_1_backward(dn1, grads).reshape(B, T, C)
 
     return (h + mlp).reshape(B, -1, C), backward
 
@@ -351,7 +353,8 @@ class Adam:
     Source: Kingma, Ba 2015, arXiv 1412.6980, algorithm 1.
     """
     def __init__(self, params, lr, betas=(0.9, 0.98), eps=1e-8, clip=math.inf):
-        self.lr, self.betas, self.eps, self.clip, self.names = lr, betas, eps, clip, list(params)
+        self.lr, self.betas, self.eps, self.clip = lr, betas, eps, clip
+        self.names = list(params)
         self.state = {f"{s}.{name}": np.zeros_like(p) for name, p in params.items() for s in "mv"}
         self.state["t"] = np.zeros((), np.float32)  # steps so far; checkpoints hold float32
 
@@ -487,8 +490,8 @@ def load_checkpoint(path, optimizer=None):
         header = json.loads(str(npz["header"]))
         json.dumps(header, allow_nan=False)  # an error where a number is not finite
         config, extra = Config(**header["config"]), header["extra"]
-        # The last: a billion layers' shapes would fill the memory.
-        if header["format"] != 1 or type(extra) is not dict or config.n_layer > len(npz.files):
+        possible = config.n_layer <= len(npz.files)  # a billion layers would fill the memory
+        if header["format"] != 1 or type(extra) is not dict or not possible:
             raise ValueError("its header is not this program's")
         shapes = {f"params/{name}": shape for name, shape in config.shapes().items()}
         shapes |= {f"optimizer/{name}": a.shape for name, a in state.items()}

@@ -30,6 +30,8 @@ class Hypotheses:
 
     features: x (B, d) -> phi (F, M, B), F features of x under each of the M; for sinusoids, say,
     sin and cos of each frequency times x.
+    SparseLinear(8, 2) is one group: M = 28 pairs of inputs, F = 2. Sinusoid is one: M = 320
+    frequencies, F = 2. A mixture has those of its components.
     prior: (M,), each hypothesis's probability. noise: the variance of y around f(x) that the
     posterior assumes, small beside Var f = 1. The prompts have none; without it, once w is
     determined, the posterior would divide by a variance of zero.
@@ -125,8 +127,9 @@ class Sinusoid:
     def hypotheses(self):
         """One per frequency of an even grid: spacing 1/40 of Gamma's mean, up to 8 times that mean.
 
-        Points of equal probability would leave the tails bare. The noise covers the error of
-        rounding a true frequency to the grid: E[(spacing x)^2] / 12, which is 1.2e-4 by default.
+        Points of equal probability would leave the tails bare. The noise covers the rounding of a
+        true frequency to the grid: it moves the phase by up to half a spacing times x, evenly, so
+        by E[(spacing x)^2] / 12 in the mean square, 1.2e-4 by default.
         """
         if self.frequency is not None:
             grid, prior, noise = np.array([self.frequency]), np.ones(1), 1e-10
@@ -168,7 +171,7 @@ class Mixture:
 
     def sample(self, rng, batch_size):
         which = rng.choice(len(self.components), batch_size, p=self.weights)
-        functions = [c.sample(rng, batch_size) for c in self.components]
+        functions = [c.sample(rng, batch_size) for c in self.components]  # each for all prompts
         return lambda xs: np.stack([f(xs) for f in functions])[which, np.arange(batch_size)]
 
     def hypotheses(self):

@@ -30,7 +30,6 @@ for _name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS",
     os.environ[_name] = "1"  # more could change the last bits
 
 import argparse
-import contextlib
 import math
 import platform
 import sys
@@ -46,8 +45,8 @@ import numpy as np
 import baselines
 import icl
 from results import files, jobs, report
-from results.experiments import (EXPERIMENTS, SIZES, is_asked, make_experiment, sheets_of,
-                                 untrained)
+from results.experiments import (EXPERIMENTS, SIZES, companions, is_asked, make_experiment,
+                                 sheets_of, untrained, what_is_asked)
 from tasks import narrow, sample_prompts
 
 
@@ -74,8 +73,9 @@ def training_batch(model, progress, rng):
     """Prompts of the present lesson and their weights in the loss: xs (B, N, d), ys, w (B, N)."""
     function_class, n_points = lesson(model, progress)
     xs, ys = sample_prompts(function_class, rng, model.experiment.size.batch, n_points)
-    absent = model.experiment.config.n_dims - xs.shape[2]  # inputs that are zero
-    return np.pad(xs, ((0, 0), (0, 0), (0, absent))), ys, icl.loss_weights(xs, ys)
+    weights = icl.loss_weights(xs, ys)  # by the lesson's own dims, before zeros are added
+    absent = model.experiment.config.n_dims - xs.shape[2]
+    return np.pad(xs, ((0, 0), (0, 0), (0, absent))), ys, weights
 
 
 @dataclass
@@ -86,6 +86,10 @@ class TrainingState:
     rng: np.random.Generator  # of the prompts
     losses: list              # of every step so far
     seconds: float = 0.0      # that these took
+
+    @property
+    def step(self):
+        return len(self.losses)
 
 
 def fresh(model):
@@ -108,16 +112,15 @@ def resume(model):
 
 def advance(model, state):
     """Take one step of training. icl.Refused if it diverges."""
-    size, start, done = model.experiment.size, time.monotonic(), len(state.losses)
-    progress = done / model.steps
-    fade = min(1, (done + 1) / size.warmup) * (1 - progress)  # the learning rates rise, then fall
-    state.optimizer.lr, state.optimizer.matrix_lr = size.lr * fade, size.matrix_lr * fade
+    start, e, optimizer = time.monotonic(), model.experiment, state.optimizer
+    progress = state.step / model.steps
+    fade = min(1, (state.step + 1) / e.size.warmup) * (1 - progress)  # rates rise, then fall
+    optimizer.lr, optimizer.matrix_lr = e.size.lr * fade, e.size.matrix_lr * fade
     xs, ys, weights = training_batch(model, progress, state.rng)
     try:
-        loss = icl.train_step(state.params, model.experiment.config, state.optimizer,
-                              xs, ys, weights)
+        loss = icl.train_step(state.params, e.config, optimizer, xs, ys, weights)
     except FloatingPointError as error:
-        raise divergence(model, done + 1, error) from error
+        raise divergence(model, state.step + 1, error) from error
     state.losses.append(loss)
     state.seconds += time.monotonic() - start
 
@@ -128,20 +131,23 @@ def train(model, save_seconds=math.inf, send=lambda message: None):
     jobs.Ended: then what was reached is saved."""
     if model.reached() == model.steps:  # another run has finished it meanwhile
         return
-    state, optimum, saved = resume(model), optimum_losses(model), time.monotonic()
+    state, optimum = resume(model), optimum_losses(model)
     model.path.parent.mkdir(parents=True, exist_ok=True)
     # A folder that cannot be written to is found now, not at the first save.
     write_curve(model.path.with_suffix(".csv"), state.losses, optimum)
-    with contextlib.suppress(jobs.Ended):  # which only send raises
-        while (step := len(state.losses) + 1) <= model.steps:
+    saved = time.monotonic()
+    try:
+        while state.step < model.steps:
             advance(model, state)
-            recent = slice(max(0, step - 50), step)  # the last 50 steps
+            recent = slice(max(0, state.step - 50), state.step)  # the last 50 steps
             over = np.mean(state.losses[recent]) - np.mean(optimum[recent])
-            send((step, over, state.seconds))
+            send((state.step, over, state.seconds))
             if time.monotonic() > saved + save_seconds:
                 save(model, state, optimum)
                 saved = time.monotonic()
-    save(model, state, optimum)  # at the end, or where it was told to end
+    except jobs.Ended:  # only send raises it, between two steps: nothing is half done
+        pass
+    save(model, state, optimum)
 
 
 def divergence(model, step, error):
@@ -152,20 +158,19 @@ def divergence(model, step, error):
 
 def save(model, state, optimum):
     """Write the curve and the checkpoint; icl.Refused if another run is further along."""
-    step = len(state.losses)
-    if (there := model.reached()) > step:
-        raise icl.Refused(f"{model.path} is at step {there:,}, this run only at {step:,}: "
+    if (there := model.reached()) > state.step:
+        raise icl.Refused(f"{model.path} is at step {there:,}, this run only at {state.step:,}: "
                           "another run trains the same model")
     write_curve(model.path.with_suffix(".csv"), state.losses, optimum)
-    extra = {"step": step, "seconds": state.seconds, "settings": model.settings}
+    extra = {"step": state.step, "seconds": state.seconds, "settings": model.settings}
     optimizer = None
-    if step < model.steps:  # what further training needs
+    if state.step < model.steps:  # what further training needs
         extra |= {"losses": state.losses, "rng": state.rng.bit_generator.state}
         optimizer = state.optimizer
     try:
         icl.save_checkpoint(model.path, state.params, model.experiment.config, optimizer, **extra)
     except ValueError as error:  # a parameter is not finite
-        raise divergence(model, step, error) from error
+        raise divergence(model, state.step, error) from error
 
 
 def optimum_losses(model):
@@ -190,112 +195,87 @@ def write_curve(path, losses, optimum):
 
 def train_all(models, processes):
     """Train the models side by side, with one status line for all."""
-    for model in models:
-        if 0 < (step := model.reached()) < model.steps:
+    at_start = [model.reached() for model in models]
+    for model, step in zip(models, at_start):
+        if 0 < step < model.steps:
             resume(model)  # only so that it is refused here, before any process starts
             print(f"{model.label} goes on from step {step:,} of {model.steps:,}", flush=True)
     print(f"training {len(models)} models; shown: steps done, loss minus optimum's", flush=True)
-    points = np.array([model.experiment.n_points for model in models])  # of a prompt
-    steps = np.array([model.steps for model in models])
-    before = [(model.reached(), 0.0, 0.0) for model in models]  # as train sends it
-
-    def status(working, sent):
-        reached = [sent.get(i, before[i]) for i in range(len(models))]  # (step, over, seconds)
-        step, _, seconds = np.array(reached).T
-        text = f"{(step == steps).sum()}/{len(models)} done"
-        if seconds.any():
-            left = seconds_left(points * step, points * steps, seconds, processes)
-            text += f", {timedelta(seconds=left)} left"
-        return f"{text}: {', '.join(model_status(models[i], *reached[i]) for i in working)}"
-
-    jobs.side_by_side([(train, model, SAVE_SECONDS) for model in models], processes, status,
-                      ends_itself=True)
+    jobs.side_by_side([(train, model, SAVE_SECONDS) for model in models], processes,
+                      partial(training_status, models, at_start, processes), ends_itself=True)
 
 
-def model_status(model, step, over, seconds):
-    """A model in words: how far it is, and its loss minus the optimum's."""
-    return f"{model.label} " + (f"{step / model.steps:.0%} {over:+.3f}" if seconds else "starts")
-
-
-def seconds_left(done, total, seconds, processes):
-    """Until all models are trained, if points of prompts go on taking as long as so far. Arrays
-    over the models: points done, points in total, and seconds; 0 of one that has sent nothing."""
-    pace = seconds.sum() / done[seconds > 0].sum()
-    left = total - done  # the longest model's time, or an equal share of all for each process
-    return round(pace * max(left.max(), left.sum() / min(processes, len(left))))
+def training_status(models, at_start, processes, working, sent):
+    """The status line. at_start: steps that each model had; working: indices of models that are at
+    work; sent: index -> what `train` sent last."""
+    steps = [sent[i][0] if i in sent else step for i, step in enumerate(at_start)]
+    text = f"{sum(s == m.steps for s, m in zip(steps, models))}/{len(models)} done"
+    if sent:  # points of prompts will take as long as they took so far
+        points = [model.experiment.n_points for model in models]  # of a prompt
+        pace = sum(sent[i][2] for i in sent) / sum(points[i] * steps[i] for i in sent)
+        left = [n * (m.steps - s) for n, m, s in zip(points, models, steps)]
+        # The longest model's time, or an equal share of all for each process.
+        seconds = pace * max(max(left), sum(left) / min(processes, len(models)))
+        text += f", {timedelta(seconds=round(seconds))} left"
+    each = [f"{models[i].label} " + (f"{steps[i] / models[i].steps:.0%} {sent[i][1]:+.3f}"
+                                     if i in sent else "starts") for i in working]
+    return f"{text}: {', '.join(each)}"
 
 
 # ------------------------------------------------------------------------------------- measuring
 
-def label_noise(entry, trained):
+def noise_of(entry, predict):
     """Effective label noise (value, low, high) of a model's predictor: on all of its pretraining,
     and, of the mixture model, on each class alone."""
     e, pretraining = entry.experiment, entry.experiment.pretraining[entry.name]
-
-    def noise_on(c, n_prompts, *stream):  # prompts of c; the learner knows all of pretraining
-        value, interval, _ = baselines.effective_noise(
-            trained, pretraining, e.stream("noise", entry.name, *stream), e.n_points, n_prompts,
-            prompts_of=c)
-        return value, *interval
-
-    n = min(1000, e.size.prompts)
-    noise = {"pretraining": noise_on(pretraining, n)}
+    n, noise = min(1000, e.size.prompts), {}
+    tests = {"pretraining": (pretraining, n, [])}  # prompts of what, how many, words of the stream
     if entry.name == "mixture":
-        noise |= {part: noise_on(c, n // 2, part) for part, c in e.classes.items()}
+        tests |= {name: (c, n // 2, [name]) for name, c in e.classes.items()}
+    for name, (c, n_prompts, words) in tests.items():  # the learner knows all of pretraining
+        rng = e.stream("noise", entry.name, *words)
+        value, interval, _ = baselines.effective_noise(predict, pretraining, rng, e.n_points,
+                                                       n_prompts, prompts_of=c)
+        noise[name] = value, *interval
     return noise
 
 
-def measure(entry, trained=None):
-    """What a predictor answers: facts about it, and for each sheet an array (B, A): predictions
-    after each of the A numbers of examples in sheet.after.
+def measure(entry, predict=None):
+    """Facts about a predictor, and its answers to each sheet: (B, A), its predictions after each of
+    the A numbers of examples in sheet.after. predict: the function that predicts, of a model.
 
-    trained: the function that predicts, if it is a model. With the mixture model go ideal
-    learners, SHEET/wary and SHEET/noisy, as they need to know its effective label noise; with the
-    wide one goes the exact optimum of its mixture, SHEET/optimum.
+    Beside the answers of some models, called SHEET, stand those of its companions, SHEET/KIND.
     """
     e, name = entry.experiment, entry.name
     facts, arrays = {"size": asdict(e.size), "asked": e.fingerprint}, {}
-    if trained:
-        facts["noise"] = label_noise(entry, trained)
-    answer = (lambda sheet: trained(sheet.xs, sheet.ys)) if trained else untrained(e)[name]
+    if predict:
+        facts["noise"] = noise_of(entry, predict)
     for sheet in sheets_of(e).values():
         if not is_asked(e, name, sheet):
             continue
-        given = {"": answer(sheet)}  # "" or "/KIND" -> (B, N)
-        if name == "mixture":
-            given |= ideal_learners(e, facts["noise"]["pretraining"][0], sheet)
-        if name == "wide":
-            given["/optimum"] = baselines.bayes(e.pretraining["wide"])(sheet.xs, sheet.ys)
-        arrays |= {sheet.name + kind: np.float32(a[:, sheet.after]) for kind, a in given.items()}
+        answer = predict(sheet.xs, sheet.ys) if predict else untrained(e)[name](sheet)
+        answers = {sheet.name: answer}  # (B, N)
+        if predict:
+            beside = companions(e, name, facts["noise"]["pretraining"][0], sheet)
+            answers |= {f"{sheet.name}/{kind}": answer for kind, answer in beside.items()}
+        arrays |= {key: np.float32(answer[:, sheet.after]) for key, answer in answers.items()}
     return facts, arrays
-
-
-def ideal_learners(e, s, sheet):
-    """Answers of optima of the mixture that believe labels to have noise of standard deviation s:
-    one reads the prompt's own labels; on ICL sheets, another reads labels with such noise."""
-    s = float(np.nan_to_num(s, nan=1.0, posinf=1.0))  # 1 is the largest that was tried
-    learner = baselines.bayes(e.mixture, s)
-    given = {"/wary": learner(sheet.xs, sheet.ys)}
-    if sheet.name.startswith("icl-"):
-        z = e.stream(sheet.name, "label noise").standard_normal(sheet.ys.shape)
-        given["/noisy"] = learner(sheet.xs, sheet.ys + s * z)
-    return given
 
 
 def measure_job(entry, send):
     """Measure a predictor in a process of its own, write its predictions, and send its name."""
     made_by = (f"Python {platform.python_version()}, NumPy {np.__version__}, "
                f"{platform.system()} {platform.machine()}")
-    trained, made = None, {"settings": entry.settings, "made_by": made_by}
+    predict, made = None, {"settings": entry.settings, "made_by": made_by}
     if entry.steps:
         params, extra = files.load_model(entry)
         if extra["step"] != entry.steps:  # another run put it there meanwhile
             raise icl.Refused(f"{entry.path} is not trained to its end")
-        trained = partial(icl.predict, params, entry.experiment.config)
+        predict = partial(icl.predict, params, entry.experiment.config)
         made["seconds"] = extra["seconds"]
         made["curve"] = files.read_curve(entry.path.with_suffix(".csv"))
-    facts, arrays = measure(entry, trained)
-    if trained and not all(np.isfinite(a).all() for a in arrays.values()):
+    facts, arrays = measure(entry, predict)
+    if predict and not all(np.isfinite(a).all() for a in arrays.values()):
         raise divergence(entry, entry.steps, "its predictions are not finite")
     files.write_predictions(entry.predictions, facts | made, arrays)
     send(entry.label)
@@ -311,12 +291,12 @@ def rehearse(e):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a handful of prompts makes no statistics
             for entry in files.entries_of(few, Path()):
-                trained = None
+                predict = None
                 if entry.steps:
                     state = fresh(entry)
                     advance(entry, state)
-                    trained = partial(icl.predict, state.params, e.config)
-                measured[entry.name] = measure(entry, trained)
+                    predict = partial(icl.predict, state.params, e.config)
+                measured[entry.name] = measure(entry, predict)
             found = report.arrange(few, measured)
             report.tables(found)
             report.page([found], [report.figures_of(found)])
@@ -367,8 +347,7 @@ def experiments_of(a):
     try:
         experiments = [make_experiment(name, size, a.seed) for name in EXPERIMENTS]
         for e in experiments:
-            again = replace(e)  # without e's cached fingerprint: samples from every class anew
-            if again.fingerprint != e.fingerprint:
+            if what_is_asked(e) != e.fingerprint:  # samples from every class anew
                 raise ValueError(f"{e.name}: all that is random must come from `sample`'s rng")
     except (Exception, SystemExit) as error:  # a class of one's own can cause any
         why = error if isinstance(error, ValueError) else jobs.where(error)
@@ -376,37 +355,38 @@ def experiments_of(a):
     return experiments
 
 
-def choose(a):
-    """(experiments, models, chosen): the experiments to measure and show; the models that
-    --experiment names; and those of them to train, to which --only narrows them down."""
-    def named(model):
-        if a.experiment == "coverage":  # not an experiment of its own, but two models of each
-            return model.name in ("mixture", "wide")
-        return model.name != "wide" and a.experiment in (None, model.experiment.name)
+def is_named(model, experiment):
+    """Whether --experiment names the model. Without it, all are named but the wide ones."""
+    if experiment == "coverage":  # not an experiment of its own, but two models of each
+        return model.name in ("mixture", "wide")
+    return model.name != "wide" and experiment in (None, model.experiment.name)
 
-    experiments = experiments_of(a)
-    entries = [entry for e in experiments for entry in files.entries_of(e, a.out)]
-    models = [entry for entry in entries if entry.steps and named(entry)]
+
+def choose(entries, a):
+    """(models, chosen): the models that --experiment names, and those of them that --only names."""
+    models = [entry for entry in entries if entry.steps and is_named(entry, a.experiment)]
     chosen = [model for model in models if a.only in (None, model.name, model.label)]
     if not chosen:
         raise icl.Refused(f"there is no model {a.only!r}, but {', '.join(m.label for m in models)}")
-    names = {model.experiment.name for model in chosen}
-    shown = [e for e in experiments
-             if e.name in names or any((a.out / e.name).glob("*.npz"))]  # what is there, too
-    return shown, models, chosen
+    return models, chosen
 
 
 def stages(a):
     """Train what is still to be trained, measure what is not yet measured, show what there is."""
-    experiments, models, chosen = choose(a)
+    experiments = experiments_of(a)
     entries = [entry for e in experiments for entry in files.entries_of(e, a.out)]
     entries.sort(key=lambda entry: -entry.experiment.n_points * entry.steps)  # longest jobs first
+    models, chosen = choose(entries, a)
+    names = {model.experiment.name for model in chosen}
+    shown = [e for e in experiments
+             if e.name in names or any((a.out / e.name).glob("*.npz"))]  # what is there, too
+    entries = [entry for entry in entries if entry.experiment in shown]
     files.refuse_conflicts(entries, a.out)
     print(f"{a.size} size into {a.out}, seed {a.seed}, NumPy {np.__version__}")
-    to_train = [entry for entry in entries if entry in chosen and files.needs_training(entry)]
+    to_train = [model for model in chosen if files.needs_training(model)]
     if to_train:
         print("rehearsing every stage on a few prompts", flush=True)
-        for e in experiments:
+        for e in shown:
             rehearse(e)  # mistakes show before hours of training
         train_all(to_train, a.processes)
     files.refuse_conflicts(entries, a.out)  # another run may have written some meanwhile
@@ -427,8 +407,8 @@ def main(argv=None):
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from the last checkpoints", file=sys.stderr)
         return 130
-    except (icl.Refused, OSError, MemoryError, argparse.ArgumentError) as error:  # the last: two
-        # options have one name, as a size's is its flag
+    # The last: a size in SIZES has the name of an option.
+    except (icl.Refused, OSError, MemoryError, argparse.ArgumentError) as error:
         if isinstance(error, BrokenPipeError):
             sys.stdout = open(os.devnull, "w", encoding="utf-8")  # nobody reads on
         print(f"train.py: error: {str(error) or repr(error)}", file=sys.stderr)

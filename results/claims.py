@@ -21,8 +21,8 @@ from statistics import NormalDist
 import numpy as np
 
 import icl
-from results.experiments import MIXED, OWN
-from results.report import GP, NOISY, TRUTH, WARY, WIDE_OPTIMUM, read, selection_weight
+from results.experiments import GP, MIXED, OWN
+from results.report import NOISY, TRUTH, WARY, WIDE_OPTIMUM, read, selection_weight
 
 MODEL, WIDE, WAVES = "mixture model", "wide model", "sinusoid model"
 DENSE, SPARSE = "dense model", "sparse model"
@@ -83,9 +83,14 @@ class Row:
             return "holds"
         return "does not hold" if beyond - margin > 0 else "undecided"
 
+    @property
+    def missing(self):
+        return math.isnan(self.number[0])
+
     def __str__(self):
         value, margin = (float(f"{x:.{n}g}") for x, n in zip(self.number, (3, 2)))
-        return f"{value:g} ± {margin:g}" + (self.bound and f", {self.verdict}")
+        text = f"{value:g} ± {margin:g}"
+        return f"{text}, {self.verdict}" if self.bound else text
 
 
 def predictions_on(found, sheet):
@@ -115,9 +120,9 @@ def on_a_class(found, shown, noise):
     def error(p, q=TRUTH):
         return (predicted[p] - predicted[q]) ** 2  # (B, N)
 
-    def times(base, first=0, last=None, of=MODEL):
-        """The error of `of` divided by that of `base`, after first to last - 1 examples."""
-        return ratio(*(error(p)[:, first:last].mean(1) for p in (of, base)))
+    def times(p, base, first=0, last=None):
+        """The error of p divided by that of base, after first to last - 1 examples."""
+        return ratio(*(error(q)[:, first:last].mean(1) for q in (p, base)))
 
     claims = {
         f"near-optimal on {shown} functions": [
@@ -126,27 +131,26 @@ def on_a_class(found, shown, noise):
             Row(f"its curve beside the {NOISY}'s",
                 residual(error(MODEL), error(NOISY)), "at most 0.03"),
             Row("beside the exact optimum's", residual(error(MODEL), error(MIXED))),
-            Row(f"times the {NOISY}'s error, first half", times(NOISY, 1, max(2, half))),
-            Row(f"times the {NOISY}'s error, second half", times(NOISY, half)),
+            Row(f"times the {NOISY}'s error, first half", times(MODEL, NOISY, 1, max(2, half))),
+            Row(f"times the {NOISY}'s error, second half", times(MODEL, NOISY, half)),
             Row(f"excess over the {MIXED}", mean((error(MODEL) - error(MIXED)).mean(1))),
             *(Row(f"squared distance to the {p}", mean(error(MODEL, p)[:, 1:].mean(1)))
               for p in (NOISY, WARY, MIXED))],
         f"no extra cost on {shown} functions for not knowing the class": [
-            Row("times the specialist's error", times(f"{shown} model"), "at most 1.1"),
-            Row("times it from 2 examples on", times(f"{shown} model", min(2, half))),
-            Row("the optimum pays", times(OWN, of=MIXED)),
+            Row("times the specialist's error", times(MODEL, f"{shown} model"), "at most 1.1"),
+            Row("times it from 2 examples on", times(MODEL, f"{shown} model", min(2, half))),
+            Row("the optimum pays", times(MIXED, OWN)),
             Row("effective label noise of the mixture model", noise("mixture")),
             Row(f"effective label noise of the {shown} model", noise(shown))],
         f"the {other} specialist fails on {shown} functions": [
-            Row("times the mixture model's error", times(MODEL, of=f"{other} model"),
-                "at least 2")]}
+            Row("times the mixture model's error", times(f"{other} model", MODEL), "at least 2")]}
     if shown == "dense":
         claims["as good as least squares on dense functions"] = [
-            Row("times their error", times("least squares"), "at most 1.1")]
+            Row("times their error", times(MODEL, "least squares"), "at most 1.1")]
     if shown == "sparse":
         claims["better than least squares, as good as the Lasso on sparse ones"] = [
-            Row("times the Lasso's error", times("Lasso"), "at most 1"),
-            Row("times least squares'", times("least squares"), "at most 1")]
+            Row("times the Lasso's error", times(MODEL, "Lasso"), "at most 1"),
+            Row("times least squares'", times(MODEL, "least squares"), "at most 1")]
     return claims
 
 
@@ -274,12 +278,9 @@ def claims_of(found):
         claims |= on_numbers_of_non_zeros(found, noise)
     else:
         claims |= on_combinations(found, noise) | on_frequencies(found)
-    there = {}
-    for claim, rows in claims.items():
-        missing = [row for row in rows if math.isnan(row.number[0])]
-        if not any(row.bound for row in missing):
-            there[f"{e.name}: {claim}"] = [row for row in rows if row not in missing]
-    return there
+    return {f"{e.name}: {claim}": [row for row in rows if not row.missing]
+            for claim, rows in claims.items()
+            if not any(row.bound and row.missing for row in rows)}
 
 
 # -------------------------------------------------------------------------------------- the table

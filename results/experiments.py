@@ -44,11 +44,14 @@ class Size:
     def check(self):
         """ValueError, by name, unless every field can be used."""
         plain_numbers(self)
-        reals = {"lr": (1e-30, 1e30), "matrix_lr": (1e-30, 1e30), "curriculum": (0, 0.99)}
-        limits = dict.fromkeys(asdict(self), (1, 1_000_000)) | reals
-        limits |= dict.fromkeys(("sparse_points", "sine_points", "prompts"), (2, 1_000_000))
-        for name, (low, high) in limits.items():
-            value, kinds = getattr(self, name), (int, float) if name in reals else (int,)
+        for name, value in asdict(self).items():
+            kinds, low, high = (int,), 1, 1_000_000
+            if name in ("sparse_points", "sine_points", "prompts"):
+                low = 2
+            elif name in ("lr", "matrix_lr"):
+                kinds, low, high = (int, float), 1e-30, 1e30
+            elif name == "curriculum":
+                kinds, low, high = (int, float), 0, 0.99
             if type(value) not in kinds or not low <= value <= high:  # a bool is no int here
                 raise ValueError(f"{name} must be from {low} to {high:,}, not {value!r}")
         # Raises ValueError unless n_head divides n_embd.
@@ -75,15 +78,17 @@ class Experiment:
     """
     name: str
     size: Size
-    classes: dict      # "dense" -> DenseLinear(8), and so on: two; each has a specialist
+    seed: int
+    # What is trained:
+    classes: dict      # two: "dense" -> DenseLinear(8), and so on; each has a specialist
     pretraining: dict  # "dense", "sparse", "mixture", "wide" -> what that model is trained on
     n_points: int      # of a prompt
-    steps: int         # of training a specialist
-    curves: dict       # "dense" -> DenseLinear(8), and so on: ICL curves are drawn on these
+    steps: int         # of a specialist
+    # What is asked:
+    curves: dict       # "dense" -> DenseLinear(8), and so on: after every number of examples
     sweeps: dict       # "nnz" -> {3: SparseLinear(8, 3)}, and so on: place on the x axis -> class
-    after: list        # [5], say: sweeps measure predictions after 5 examples
+    after: list        # [5], say: the numbers of examples after which sweeps ask
     controls: list     # the specialists that answer sweeps, too
-    seed: int
 
     @property
     def mixture(self):
@@ -98,7 +103,8 @@ class Experiment:
         """Of training a model. A mixture of two classes takes twice a specialist's steps, so that
         it sees as many prompts of each class as a specialist; none takes more than three times."""
         c = self.pretraining[model]
-        return self.steps * (min(3, len(c.components)) if isinstance(c, Mixture) else 1)
+        classes = len(c.components) if isinstance(c, Mixture) else 1
+        return self.steps * min(3, classes)
 
     def stream(self, *purpose):
         """A random generator for each purpose, so that evaluation cannot disturb training."""
@@ -107,14 +113,8 @@ class Experiment:
 
     @cached_property
     def fingerprint(self):
-        """All that predictors are asked, as JSON can hold it. A predictions file keeps it, as
-        "asked", and is out of date where it is no longer the same."""
-        def of(sheet):
-            a_y = f"{sheet.ys[0, -1]:.2f}"  # changes when the code of its class does
-            return [str(sheet.function_class), sheet.after, a_y]
-
-        return {"prompts": self.size.prompts, "nnz": self.size.nnz, "controls": self.controls,
-                "sheets": {name: of(sheet) for name, sheet in sheets_of(self).items()}}
+        """A predictions file keeps it, as "asked", and is out of date where it is no longer so."""
+        return what_is_asked(self)
 
 
 def make_experiment(name, size, seed=0):
@@ -140,9 +140,10 @@ def sparse_experiment(size, seed):
     pretraining = classes | {"mixture": Mixture(classes.values())}
     if has_optimum(every_nnz):  # not of 20 dims
         pretraining["wide"] = every_nnz
-    return Experiment("sparse", size, classes, pretraining, size.sparse_points, size.sparse_steps,
-                      curves=classes, sweeps={"nnz": by_nnz}, controls=[*classes], seed=seed,
-                      after=[min(d // 2 + 1, size.sparse_points - 1)])  # too few for least squares
+    return Experiment("sparse", size, seed, classes, pretraining, n_points=size.sparse_points,
+                      steps=size.sparse_steps, curves=classes, sweeps={"nnz": by_nnz},
+                      after=[min(d // 2 + 1, size.sparse_points - 1)],  # too few for least squares
+                      controls=[*classes])
 
 
 def sine_experiment(size, seed):
@@ -155,43 +156,13 @@ def sine_experiment(size, seed):
     sweeps = {"weights": {w: blend(w) for w in np.linspace(0, 1, 11).tolist()},
               "again": {w: blend(w) for w in (0.0, 0.3, 0.5, 0.7, 1.0)},  # at an x just shown
               "frequency": {omega: Sinusoid(frequency=omega) for omega in frequencies}}
-    return Experiment("sine", size, classes, pretraining, size.sine_points, size.sine_steps,
-                      curves=curves, sweeps=sweeps, controls=["sinusoid"], seed=seed,
-                      after=list(range(1, size.sine_points))[-5:])  # the last five
+    return Experiment("sine", size, seed, classes, pretraining, n_points=size.sine_points,
+                      steps=size.sine_steps, curves=curves, sweeps=sweeps,
+                      after=list(range(1, size.sine_points))[-5:],  # the last five
+                      controls=["sinusoid"])
 
 
 EXPERIMENTS = {"sine": sine_experiment, "sparse": sparse_experiment}  # in the report's order
-
-
-def has_optimum(function_class):
-    """Whether its hypotheses are few enough for the exact optimum to be computed."""
-    try:
-        function_class.hypotheses()
-    except ValueError:
-        return False
-    return True
-
-
-def check_names(e):
-    """ValueError unless names can be those of files."""
-    names = [*e.pretraining, *untrained(e)]
-    for name in (*names, *e.curves, *e.sweeps):
-        if not re.fullmatch("[A-Za-z0-9_ -]{1,50}", name):
-            raise ValueError(f"{name!r} cannot name a class, a model or a sweep: use letters, "
-                             "digits, spaces, _ and -")
-    reserved = {"mixture", "wide", "pretraining"} & {*e.classes}
-    if reserved or len({name.replace(" ", "-") for name in names}) < len(names):
-        raise ValueError(f"of {', '.join(names)}, two would have one file; no class can be called "
-                         "mixture, wide or pretraining")
-
-
-def check_class(c):
-    """An error unless files can name the class, by its text, and other processes can have it."""
-    if re.search(" at 0x|frozenset", str(c)):
-        raise ValueError(f"{c} must be a frozen dataclass without functions or sets: its text must "
-                         "say what it is")
-    hash(c)  # TypeError unless frozen; train.optimum_losses needs it
-    pickle.dumps(c)  # AttributeError if it is no module's
 
 
 # ----------------------------------------------------------------------------------------- sheets
@@ -213,19 +184,9 @@ class Sheet:
 
 def sheets_of(e):
     """Name -> Sheet: all that predictors are asked in an experiment."""
-    sheets = []
-    for shown, c in e.curves.items():
-        xs, ys = sample_prompts(c, e.stream(f"icl-{shown}"), e.size.prompts, e.n_points)
-        sheets.append(Sheet(f"icl-{shown}", c, xs, ys, list(range(e.n_points))))
-    for sweep, classes in e.sweeps.items():
-        again = sweep == "again"  # asks for an x that the prompt has shown, at its end alone
-        after = e.after[-1:] if again else e.after
-        for x, c in classes.items():
-            rng = e.stream(sweep, x)
-            xs, ys = sample_prompts(c, rng, max(2, e.size.prompts // 2), after[-1] + 1)
-            if again:
-                repeat_a_point(xs, ys, rng)
-            sheets.append(Sheet(f"{sweep}-{x:g}", c, xs, ys, after))
+    sheets = [curve_sheet(e, name, c) for name, c in e.curves.items()]
+    sheets += [sweep_sheet(e, sweep, x, c)
+               for sweep, classes in e.sweeps.items() for x, c in classes.items()]
     if e.mixture.n_dims == 1:
         sheets += [picture(e, name) for name in PICTURES]
     named = {sheet.name: sheet for sheet in sheets}
@@ -234,17 +195,29 @@ def sheets_of(e):
     return named
 
 
-def repeat_a_point(xs, ys, rng):
-    """Make the last point of each prompt one that it has shown before, in place."""
-    which = np.arange(len(xs)), rng.integers(xs.shape[1] - 1, size=len(xs))
-    xs[:, -1], ys[:, -1] = xs[which], ys[which]
+def curve_sheet(e, name, c):
+    """Functions of a class: what are predictions after every number of examples?"""
+    xs, ys = sample_prompts(c, e.stream(f"icl-{name}"), e.size.prompts, e.n_points)
+    return Sheet(f"icl-{name}", c, xs, ys, list(range(e.n_points)))
+
+
+def sweep_sheet(e, sweep, x, c):
+    """Functions of class c, at the place x of a sweep. Sweep "again" asks, at the end of a prompt,
+    for an x that the prompt has shown before."""
+    rng, again = e.stream(sweep, x), sweep == "again"
+    after = e.after[-1:] if again else e.after
+    xs, ys = sample_prompts(c, rng, max(2, e.size.prompts // 2), after[-1] + 1)
+    if again:
+        shown = np.arange(len(xs)), rng.integers(xs.shape[1] - 1, size=len(xs))
+        xs[:, -1], ys[:, -1] = xs[shown], ys[shown]
+    return Sheet(f"{sweep}-{x:g}", c, xs, ys, after)
 
 
 def picture(e, name):
     """Sheet of one function: the same ten examples of it before each of 101 queries."""
     title, weight = PICTURES[name]
-    c, rng = ConvexCombination(*e.classes.values(), weight), e.stream("functions", title)
-    n, queries = min(10, e.n_points - 1), np.linspace(-2.5, 2.5, 101)
+    c, n = ConvexCombination(*e.classes.values(), weight), min(10, e.n_points - 1)
+    rng, queries = e.stream("functions", title), np.linspace(-2.5, 2.5, 101)
     f = c.sample(rng, 1)
     examples = rng.uniform(-2.2, 2.2, n)
     xs = np.float32([[*examples, x] for x in queries])[..., None]  # (101, n + 1, 1)
@@ -256,34 +229,103 @@ def picture(e, name):
 
 OWN = "optimum for these functions"  # is told the class of the functions it is asked about
 MIXED = "optimum of the mixture"     # is told only the mixture of the two classes
+GP = "Gaussian process"
 
 
 def untrained(e):
     """Name -> function of a sheet that returns predictions (B, N): all that nobody trains."""
+    def least_squares(sheet):
+        return baselines.least_squares(sheet.xs, sheet.ys)
+
     def lasso(sheet):  # with the best alpha for each number of examples
         alphas = baselines.tune_lasso(sheet.function_class, e.stream(sheet.name, "lasso"),
                                       sheet.xs.shape[1], n_prompts=min(300, e.size.prompts))
         return baselines.lasso(sheet.xs, sheet.ys, alphas)
 
-    def optimum(c):
-        return lambda sheet: baselines.bayes(c)(sheet.xs, sheet.ys)
+    def optimum(c, sheet):
+        return baselines.bayes(c)(sheet.xs, sheet.ys)
 
     def own_optimum(sheet):
-        return baselines.bayes(sheet.function_class)(sheet.xs, sheet.ys)
+        return optimum(sheet.function_class, sheet)
 
-    predictors = {"least squares": lambda sheet: baselines.least_squares(sheet.xs, sheet.ys),
-                  "Lasso": lasso, MIXED: optimum(e.mixture), OWN: own_optimum}
-    predictors |= {f"optimum of {name}": optimum(c) for name, c in e.classes.items()}
+    def gaussian_process(sheet):
+        return baselines.gaussian_process(sheet.xs, sheet.ys)
+
+    predictors = {"least squares": least_squares, "Lasso": lasso,
+                  MIXED: partial(optimum, e.mixture), OWN: own_optimum}
+    predictors |= {f"optimum of {name}": partial(optimum, c) for name, c in e.classes.items()}
     if e.mixture.n_dims == 1:
-        predictors["Gaussian process"] = (
-            lambda sheet: baselines.gaussian_process(sheet.xs, sheet.ys))
+        predictors[GP] = gaussian_process
     return predictors
 
 
+def companions(e, model, s, sheet):
+    """Kind -> predictions (B, N) of optima to be compared with a model.
+
+    Those of the mixture model believe that labels have noise of standard deviation s, its effective
+    label noise: the wary one reads the prompt's own labels; on ICL sheets, the noisy one reads
+    labels with such noise. That of the wide model is the exact optimum of its mixture.
+    """
+    if model == "wide":
+        return {"optimum": baselines.bayes(e.pretraining["wide"])(sheet.xs, sheet.ys)}
+    if model != "mixture":
+        return {}
+    s = float(np.nan_to_num(s, nan=1.0, posinf=1.0))  # 1 is the largest that was tried
+    learner = baselines.bayes(e.mixture, s)
+    predictions = {"wary": learner(sheet.xs, sheet.ys)}
+    if sheet.name.startswith("icl-"):
+        z = e.stream(sheet.name, "label noise").standard_normal(sheet.ys.shape)
+        predictions["noisy"] = learner(sheet.xs, sheet.ys + s * z)
+    return predictions
+
+
 def is_asked(e, name, sheet):
-    """Whether the predictor of that name answers a sheet. All answer ICL sheets. The others, which
-    take long, only those do that figures or claims show there."""
+    """Whether the predictor of that name answers a sheet. Every one answers ICL sheets. The other
+    sheets go to those alone that a figure or a claim shows there: answering takes long."""
     if name == OWN and not has_optimum(sheet.function_class):
         return False
-    shown = {"mixture", "wide", *e.controls, "least squares", "Gaussian process", MIXED, OWN}
+    shown = {"mixture", "wide", *e.controls, "least squares", GP, MIXED, OWN}
     return sheet.name.startswith("icl-") or name in shown
+
+
+def what_is_asked(e):
+    """All that predictors are asked, as JSON can hold it."""
+    def of(sheet):
+        a_y = f"{sheet.ys[0, -1]:.2f}"  # changes when the code of its class does
+        return [str(sheet.function_class), sheet.after, a_y]
+
+    return {"prompts": e.size.prompts, "nnz": e.size.nnz, "controls": e.controls,
+            "sheets": {name: of(sheet) for name, sheet in sheets_of(e).items()}}
+
+
+# ----------------------------------------------------------------------------------------- checks
+
+def has_optimum(function_class):
+    """Whether its hypotheses are few enough for the exact optimum to be computed."""
+    try:
+        function_class.hypotheses()
+    except ValueError:
+        return False
+    return True
+
+
+def check_names(e):
+    """ValueError unless names can be those of files."""
+    names = [*e.pretraining, *untrained(e)]
+    for name in (*names, *e.curves, *e.sweeps):
+        if not re.fullmatch("[A-Za-z0-9_ -]{1,50}", name):
+            raise ValueError(f"{name!r} cannot name a class, a model or a sweep: use letters, "
+                             "digits, spaces, _ and -")
+    if reserved := {"mixture", "wide", "pretraining"} & {*e.classes}:
+        raise ValueError(f"no class can be called {min(reserved)}")
+    if len({name.replace(" ", "-") for name in names}) < len(names):
+        raise ValueError(f"of {', '.join(names)}, two would have one file")
+
+
+def check_class(c):
+    """An error unless files can name the class, by its text, and other processes can have it."""
+    if re.search(" at 0x|frozenset", str(c)):
+        raise ValueError(f"{c} must be a frozen dataclass without functions or sets: its text must "
+                         "say what it is")
+    hash(c)  # TypeError unless frozen; train.optimum_losses needs it
+    pickle.dumps(c)  # AttributeError if it is no module's

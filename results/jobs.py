@@ -19,7 +19,7 @@ import numpy as np
 
 import icl
 
-SECONDS_TO_SAVE = 30  # before a process is killed that was told to end: a step, and a save
+GRACE_SECONDS = 30  # before a process is killed that was told to end: a step, and a save
 
 
 class Ended(Exception):
@@ -68,7 +68,7 @@ def side_by_side(jobs, processes, status, ends_itself=False):
         for receiver, (_, process) in working.items():
             receiver.close()  # so that none waits to send
             process.terminate()
-        end = time.monotonic() + SECONDS_TO_SAVE
+        end = time.monotonic() + GRACE_SECONDS
         for _, process in working.values():
             process.join(max(0, end - time.monotonic()))
             process.kill()  # if it was stopped, say

@@ -45,7 +45,7 @@ def road(pretraining, n_points, batch, steps, classes):
     """Train a model on one class or mixture; the table of its errors on the classes."""
     size = replace(SIZES["tiny"], batch=batch)
     only = {"model": pretraining, "mixture": pretraining}
-    e = Experiment("road", size, {}, only, n_points, steps, {}, {}, [], [], seed=0)
+    e = Experiment("road", size, 0, {}, only, n_points, steps, {}, {}, [], [])
     with tempfile.TemporaryDirectory() as folder:
         entry = files.Entry(e, "model", steps, Path(folder) / "model.npz")
         train.train(entry)
