@@ -282,9 +282,11 @@ def check_array(name, a, shape=None, types=(np.float32, np.float64)):
 
 
 def check_params(params, config):
-    """ValueError, by name, unless the parameters' names are the config's."""
-    if wrong := params.keys() ^ config.shapes().keys():
-        raise ValueError(f"{min(wrong)} is missing, or is no parameter of {config}")
+    """ValueError, by name, unless the parameters have the config's names and shapes."""
+    got, wanted = {name: np.shape(p) for name, p in params.items()}, config.shapes()
+    if wrong := [name for name in {**got, **wanted} if got.get(name) != wanted.get(name)]:
+        raise ValueError(f"parameter {wrong[0]} has shape {got.get(wrong[0])}, and "
+                         f"{wanted.get(wrong[0])} in {config}")
 
 
 def check_prompts(xs, ys, n_dims=None, n_points=math.inf):

@@ -46,7 +46,7 @@ import baselines
 import icl
 from results import files, jobs, report
 from results.experiments import (EXPERIMENTS, SIZES, companions, is_asked, make_experiment,
-                                 sheets_of, untrained, what_is_asked)
+                                 sheets_of, untrained)
 from tasks import narrow, sample_prompts
 
 
@@ -259,6 +259,8 @@ def measure(entry, predict=None):
             beside = companions(e, name, facts["noise"]["pretraining"][0], sheet)
             answers |= {f"{sheet.name}/{kind}": answer for kind, answer in beside.items()}
         arrays |= {key: np.float32(answer[:, sheet.after]) for key, answer in answers.items()}
+    if not predict and any(np.isinf(a).any() for a in arrays.values()):
+        raise ValueError(f"{name} predicts what is infinite in float32")
     return facts, arrays
 
 
@@ -347,8 +349,9 @@ def experiments_of(a):
     try:
         experiments = [make_experiment(name, size, a.seed) for name in EXPERIMENTS]
         for e in experiments:
-            if what_is_asked(e) != e.fingerprint:  # samples from every class anew
-                raise ValueError(f"{e.name}: all that is random must come from `sample`'s rng")
+            for sheet, again in zip(sheets_of(e).values(), sheets_of(e).values()):
+                if not np.array_equal(sheet.ys, again.ys):
+                    raise ValueError(f"{sheet.function_class} must draw from `sample`'s rng alone")
     except (Exception, SystemExit) as error:  # a class of one's own can cause any
         why = error if isinstance(error, ValueError) else jobs.where(error)
         raise icl.Refused(f"this size or a class cannot be: {why}") from error

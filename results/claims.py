@@ -12,6 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import argparse
+import contextlib
 import math
 from collections import defaultdict
 from dataclasses import dataclass
@@ -21,8 +22,8 @@ from statistics import NormalDist
 import numpy as np
 
 import icl
-from results.experiments import GP, MIXED, OWN
-from results.report import NOISY, TRUTH, WARY, WIDE_OPTIMUM, read, selection_weight
+from results.experiments import GP, MIXED, NOISY, OWN, TRUTH, WARY, WIDE_OPTIMUM
+from results.report import read, selection_weight
 
 MODEL, WIDE, WAVES = "mixture model", "wide model", "sinusoid model"
 DENSE, SPARSE = "dense model", "sparse model"
@@ -247,7 +248,7 @@ def on_combinations(found, noise):
               for w in (0, 0.5, 1) for p in (MODEL, MIXED, GP))]}
 
 
-def on_frequencies(found):
+def on_frequencies(found, noise):
     """Claims on frequencies that were common, at 1.5, and rare in pretraining."""
     gap = partial(distance, found, "frequency")
     return {
@@ -274,10 +275,9 @@ def claims_of(found):
     for c in e.classes:
         claims |= on_a_class(found, c, noise)
     claims |= on_selection(found)
-    if e.name == "sparse":
-        claims |= on_numbers_of_non_zeros(found, noise)
-    else:
-        claims |= on_combinations(found, noise) | on_frequencies(found)
+    for judge in (on_numbers_of_non_zeros, on_combinations, on_frequencies):
+        with contextlib.suppress(KeyError):  # the experiment has no such sweep, or not these places
+            claims |= judge(found, noise)
     return {f"{e.name}: {claim}": [row for row in rows if not row.missing]
             for claim, rows in claims.items()
             if not any(row.bound and row.missing for row in rows)}
@@ -326,6 +326,6 @@ if __name__ == "__main__":
     parser.add_argument("folders", nargs="+", help="of a run, such as results/small")
     try:
         print("\n".join(table({name: claims_in(Path(name)) for name in
-                               parser.parse_args().folders})))
+                               parser.parse_args().folders})), flush=True)
     except (icl.Refused, OSError) as error:
         parser.exit(2, f"claims.py: error: {error}\n")

@@ -96,8 +96,9 @@ class Experiment:
 
     @property
     def config(self):
-        return icl.Config(self.mixture.n_dims, self.n_points, self.size.n_layer, self.size.n_head,
-                          self.size.n_embd)
+        size = self.size
+        return icl.Config(int(self.mixture.n_dims), self.n_points, size.n_layer, size.n_head,
+                          size.n_embd)
 
     def steps_of(self, model):
         """Of training a model. A mixture of two classes takes twice a specialist's steps, so that
@@ -113,8 +114,14 @@ class Experiment:
 
     @cached_property
     def fingerprint(self):
-        """A predictions file keeps it, as "asked", and is out of date where it is no longer so."""
-        return what_is_asked(self)
+        """All that predictors are asked, as JSON can hold it. A predictions file keeps it, as
+        "asked", and is out of date where it is no longer so."""
+        def of(sheet):
+            a_y = f"{sheet.ys[0, -1]:.2f}"  # changes when the code of its class does
+            return [str(sheet.function_class), sheet.after, a_y]
+
+        return {"prompts": self.size.prompts, "nnz": self.size.nnz, "controls": self.controls,
+                "sheets": {name: of(sheet) for name, sheet in sheets_of(self).items()}}
 
 
 def make_experiment(name, size, seed=0):
@@ -123,6 +130,8 @@ def make_experiment(name, size, seed=0):
     if name not in EXPERIMENTS:
         raise icl.Refused(f"there is no experiment {name!r}, but {', '.join(EXPERIMENTS)}")
     e = EXPERIMENTS[name](size, seed)
+    if e.name != name:
+        raise ValueError(f"the experiment {name} calls itself {e.name}")
     e.mixture.hypotheses()  # ValueError if it has too many for the exact optimum
     check_names(e)
     for classes in (e.pretraining, e.curves, *e.sweeps.values()):
@@ -230,6 +239,10 @@ def picture(e, name):
 OWN = "optimum for these functions"  # is told the class of the functions it is asked about
 MIXED = "optimum of the mixture"     # is told only the mixture of the two classes
 GP = "Gaussian process"
+# The label of what is right, and those of companions:
+TRUTH = "true function"
+NOISY, WARY = "noisy ideal learner", "wary ideal learner"
+WIDE_OPTIMUM = "optimum of the wide mixture"
 
 
 def untrained(e):
@@ -288,16 +301,6 @@ def is_asked(e, name, sheet):
     return sheet.name.startswith("icl-") or name in shown
 
 
-def what_is_asked(e):
-    """All that predictors are asked, as JSON can hold it."""
-    def of(sheet):
-        a_y = f"{sheet.ys[0, -1]:.2f}"  # changes when the code of its class does
-        return [str(sheet.function_class), sheet.after, a_y]
-
-    return {"prompts": e.size.prompts, "nnz": e.size.nnz, "controls": e.controls,
-            "sheets": {name: of(sheet) for name, sheet in sheets_of(e).items()}}
-
-
 # ----------------------------------------------------------------------------------------- checks
 
 def has_optimum(function_class):
@@ -310,16 +313,18 @@ def has_optimum(function_class):
 
 
 def check_names(e):
-    """ValueError unless names can be those of files."""
+    """ValueError unless names can be those of files, and labels differ."""
     names = [*e.pretraining, *untrained(e)]
-    for name in (*names, *e.curves, *e.sweeps):
+    for name in (e.name, *names, *e.curves, *e.sweeps):
         if not re.fullmatch("[A-Za-z0-9_ -]{1,50}", name):
-            raise ValueError(f"{name!r} cannot name a class, a model or a sweep: use letters, "
-                             "digits, spaces, _ and -")
+            raise ValueError(f"{name!r} cannot be a name: use letters, digits, spaces, _ and -")
     if reserved := {"mixture", "wide", "pretraining"} & {*e.classes}:
         raise ValueError(f"no class can be called {min(reserved)}")
     if len({name.replace(" ", "-") for name in names}) < len(names):
         raise ValueError(f"of {', '.join(names)}, two would have one file")
+    labels = {f"{model} model" for model in e.pretraining} | {TRUTH, NOISY, WARY, WIDE_OPTIMUM}
+    if taken := labels & untrained(e).keys():
+        raise ValueError(f"no predictor can be called {min(taken)}")
 
 
 def check_class(c):
@@ -328,4 +333,4 @@ def check_class(c):
         raise ValueError(f"{c} must be a frozen dataclass without functions or sets: its text must "
                          "say what it is")
     hash(c)  # TypeError unless frozen; train.optimum_losses needs it
-    pickle.dumps(c)  # AttributeError if it is no module's
+    pickle.loads(pickle.dumps(c))  # AttributeError if it is no module's

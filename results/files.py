@@ -166,8 +166,8 @@ def needs_measuring(entry):
 def refuse_conflicts(entries, out):
     """icl.Refused, by name, if there are files in the way: damaged, or made with other settings."""
     for path in (out / "results.csv", out / "report.html", *out.glob("*.svg")):
-        if path.is_dir():
-            raise icl.Refused(f"{path} is a folder")
+        if path.exists() and not path.is_file():
+            raise icl.Refused(f"{path} is not a regular file")
     finished = {entry.predictions for entry in entries if entry.reached() == entry.steps}
     settings = {entry.predictions: entry.settings for entry in entries}
     asked = {entry.path.parent: entry.experiment.fingerprint for entry in entries}

@@ -97,8 +97,8 @@ def work(sender, ends_itself, function, *arguments):
     """Run a job in its process; an error is sent to the parent."""
     told = []  # to end
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if ends_itself:
-        signal.signal(signal.SIGTERM, lambda *_: told.append(True))
+    # The other jobs end at once, but for what stands in a `finally`.
+    signal.signal(signal.SIGTERM, lambda *_: told.append(True) if ends_itself else sys.exit())
 
     def send(message):
         try:
@@ -110,6 +110,8 @@ def work(sender, ends_itself, function, *arguments):
 
     try:
         function(*arguments, send)
+        if told:
+            raise icl.Refused("a process was told to end; the same command goes on")
     except (Exception, SystemExit) as error:  # a class of one's own can cause any
         if not isinstance(error, (icl.Refused, OSError)):
             error = icl.Refused(where(error))

@@ -23,13 +23,8 @@ import numpy as np
 
 import icl
 from results import files
-from results.experiments import (EXPERIMENTS, GP, MIXED, OWN, PICTURES, Experiment, Size,
-                                 make_experiment, sheets_of)
-
-TRUTH = "true function"
-NOISY = "noisy ideal learner"   # believes that labels are noisy, and reads noisy ones
-WARY = "wary ideal learner"     # believes the same, and reads clean ones
-WIDE_OPTIMUM = "optimum of the wide mixture"
+from results.experiments import (EXPERIMENTS, GP, MIXED, NOISY, OWN, PICTURES, TRUTH, WARY,
+                                 WIDE_OPTIMUM, Experiment, Size, make_experiment, sheets_of)
 
 
 # ---------------------------------------------------------------------------- what was predicted
