@@ -70,16 +70,21 @@ def _descend(w, G, c, y2, alpha):
             return
         # Go on with the prompts that are not solved yet.
         G, c, y2, v, r, todo = (a[..., ~done] for a in (G, c, y2, v, r, todo))
-        for _ in range(10):  # sweeps
+        for _ in range(10):
             v_before, r_before = v.copy(), r.copy()
-            for j in range(len(v)):
-                z = r[j] + G[j, j] * v[j]  # (B,); S(z) is z - clip(z)
-                change = (z - np.clip(z, -alpha, alpha)) / np.maximum(G[j, j], 1e-300) - v[j]
-                v[j] += change
-                r -= G[j] * change
+            _sweep(v, r, G, alpha)
         step, G_step = v - v_before, r_before - r  # as r = c - G v
         v += _stride(v, step, r, G_step, alpha) * step
     w[:, todo] = v
+
+
+def _sweep(v, r, G, alpha):
+    """Each coordinate in turn, in place: w_j <- S(r_j + G_jj w_j) / G_jj; r follows."""
+    for j in range(len(v)):
+        z = r[j] + G[j, j] * v[j]  # (B,); S(z) is z - clip(z)
+        change = (z - np.clip(z, -alpha, alpha)) / np.maximum(G[j, j], 1e-300) - v[j]
+        v[j] += change
+        r -= G[j] * change
 
 
 def _stride(v, step, r, G_step, alpha):
@@ -264,7 +269,8 @@ def effective_noise(predictor, function_class, rng, n_points, n_prompts=1000,
     def reaches_zero(curve):
         """The s at which a curve over the grid reaches zero; inf if it never does."""
         rising = np.maximum.accumulate(curve)  # as its expectation does
-        return float(np.interp(-1e-12, rising, grid, right=np.inf))  # where a stretch at 0 starts
+        # A hair below zero: of a stretch that stays at zero, that is the start.
+        return float(np.interp(-1e-12, rising, grid, right=np.inf))
 
     xs, ys = sample_prompts(prompts_of or function_class, rng, n_prompts, n_points)
     z = rng.standard_normal(ys.shape)
@@ -279,5 +285,6 @@ def effective_noise(predictor, function_class, rng, n_points, n_prompts=1000,
         error = (predictions - ys) ** 2
         excess = (learner - error)[:, :, 1:].mean(2)  # (grid, B)
         mean, margin = excess.mean(1), 1.96 * excess.std(1, ddof=1) / np.sqrt(n_prompts)
-        s, low, high = (reaches_zero(curve) for curve in (mean, mean + margin, mean - margin))
+        s = reaches_zero(mean)
+        low, high = reaches_zero(mean + margin), reaches_zero(mean - margin)  # the higher, sooner
     return s, (low, high), np.array([np.interp(s, grid, curve) for curve in learner.mean(1).T])

@@ -366,13 +366,7 @@ class Adam:
         Before anything is changed, raises ValueError if an array is missing or of another shape or
         type, FloatingPointError if the gradients' norm is not finite.
         """
-        for name in self.names:
-            m = self.state[f"m.{name}"]
-            for a in (params.get(name), grads.get(name)):
-                if type(a) is not np.ndarray or (a.shape, a.dtype) != (m.shape, m.dtype):
-                    raise ValueError(f"{name} or its gradient is no array {m.dtype}{m.shape}")
-            if not params[name].flags.writeable:
-                raise ValueError(f"{name} is read-only")
+        self.check(params, grads)
         norm = math.sqrt(sum(float(np.vdot(g, g)) for g in grads.values()))
         if not math.isfinite(norm):
             raise FloatingPointError(f"the gradient's norm is {norm}")
@@ -381,6 +375,16 @@ class Adam:
         for name in self.names:
             self.step(name, params[name], grads[name] * scale)
         return scale
+
+    def check(self, params, grads):
+        """ValueError, by name, unless all can be updated."""
+        for name in self.names:
+            m = self.state[f"m.{name}"]
+            for a in (params.get(name), grads.get(name)):
+                if type(a) is not np.ndarray or (a.shape, a.dtype) != (m.shape, m.dtype):
+                    raise ValueError(f"{name} or its gradient is no array {m.dtype}{m.shape}")
+            if not params[name].flags.writeable:
+                raise ValueError(f"{name} is read-only")
 
     def step(self, name, p, g):
         """One parameter's step, in place, with its clipped gradient."""

@@ -732,11 +732,13 @@ def test_what_a_user_can_mend_is_told_in_one_line(tmp_path):
                    "diverged at step 1", "predictions")  # no further step tells
     with mock.patch.object(Sinusoid, "sample", lambda *_: None):
         assert_refused(program(*new, experiment="sine"), "NoneType", "tasks.py")
-    own = type("Own", (), {"n_dims": 1, "__init__": lambda self, **_: None,
-                           "hypotheses": lambda self: WAVE.hypotheses()})
-    for own in (own, dataclass(own)):  # its text names a place in memory; it has no hash
+    methods = {"n_dims": 1, "__init__": lambda self, **_: None,
+               "hypotheses": lambda self: WAVE.hypotheses()}
+    nameless = type("Own", (), methods)  # its text names a place in memory
+    hashless = dataclass(type("Own", (), methods))
+    for own, words in ((nameless, "frozen dataclass"), (hashless, "unhashable")):
         with mock.patch.object(experiments, "Sinusoid", own):
-            assert_refused(program(*new, experiment="sine"), "Own")
+            assert_refused(program(*new, experiment="sine"), "Own", words)
     for edit, words in ((dict(n_head=3), "n_embd (8)"), (dict(nnz=4), "nnz"),
                         (dict(prompts=1), "prompts"), (dict(lr=math.nan), "lr")):
         assert_refused(program(*new, size=replace(TINIER, **edit)), words)

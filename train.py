@@ -45,8 +45,8 @@ import numpy as np
 import baselines
 import icl
 from results import files, jobs, report
-from results.experiments import (EXPERIMENTS, SIZES, companions, is_asked, make_experiment,
-                                 sheets_of, untrained)
+from results.experiments import (EXPERIMENTS, SIZES, check_repeatable, companions, is_asked,
+                                 make_experiment, sheets_of, untrained)
 from tasks import narrow, sample_prompts
 
 
@@ -186,7 +186,8 @@ def optimum_losses(model):
 
 def write_curve(path, losses, optimum):
     """A CSV file: mean loss of each 200th part of the steps, and that minus the optimum's."""
-    every, rows = max(1, len(optimum) // 200), ["step,loss,over_optimum\n"]
+    every = max(1, len(optimum) // 200)
+    rows = ["step,loss,over_optimum\n"]
     for step in range(every, len(losses) + 1, every):
         loss, least = (np.mean(of[step - every:step]) for of in (losses, optimum))
         rows.append(f"{step},{loss:.9g},{loss - least:.9g}\n")
@@ -206,20 +207,32 @@ def train_all(models, processes):
 
 
 def training_status(models, at_start, processes, working, sent):
-    """The status line. at_start: steps that each model had; working: indices of models that are at
-    work; sent: index -> what `train` sent last."""
-    steps = [sent[i][0] if i in sent else step for i, step in enumerate(at_start)]
-    text = f"{sum(s == m.steps for s, m in zip(steps, models))}/{len(models)} done"
-    if sent:  # points of prompts will take as long as they took so far
-        points = [model.experiment.n_points for model in models]  # of a prompt
-        pace = sum(sent[i][2] for i in sent) / sum(points[i] * steps[i] for i in sent)
-        left = [n * (m.steps - s) for n, m, s in zip(points, models, steps)]
-        # The longest model's time, or an equal share of all for each process.
-        seconds = pace * max(max(left), sum(left) / min(processes, len(models)))
-        text += f", {timedelta(seconds=round(seconds))} left"
-    each = [f"{models[i].label} " + (f"{steps[i] / models[i].steps:.0%} {sent[i][1]:+.3f}"
-                                     if i in sent else "starts") for i in working]
+    """The status line. at_start: the step that each model had; working: indices of models at work;
+    sent: index -> (step, loss minus the optimum's, seconds), what `train` sent last."""
+    steps = [sent[i][0] if i in sent else start for i, start in enumerate(at_start)]
+    done = sum(step == model.steps for step, model in zip(steps, models))
+    text = f"{done}/{len(models)} done"
+    if sent:
+        text += f", {time_left(models, steps, processes, sent)} left"
+    each = []
+    for i in working:
+        if i in sent:
+            step, over, _ = sent[i]
+            each.append(f"{models[i].label} {step / models[i].steps:.0%} {over:+.3f}")
+        else:
+            each.append(f"{models[i].label} starts")
     return f"{text}: {', '.join(each)}"
+
+
+def time_left(models, steps, processes, sent):
+    """Until all are trained, if a point of a prompt will take as long as it took so far."""
+    points = [model.experiment.n_points for model in models]  # of a prompt
+    spent = sum(seconds for _, _, seconds in sent.values())
+    pace = spent / sum(points[i] * step for i, (step, _, _) in sent.items())
+    left = [n * (model.steps - step) for n, model, step in zip(points, models, steps)]
+    # The longest model's time, or an equal share of all for each process.
+    seconds = pace * max(max(left), sum(left) / min(processes, len(models)))
+    return timedelta(seconds=round(seconds))
 
 
 # ------------------------------------------------------------------------------------- measuring
@@ -227,16 +240,19 @@ def training_status(models, at_start, processes, working, sent):
 def noise_of(entry, predict):
     """Effective label noise (value, low, high) of a model's predictor: on all of its pretraining,
     and, of the mixture model, on each class alone."""
-    e, pretraining = entry.experiment, entry.experiment.pretraining[entry.name]
-    n, noise = min(1000, e.size.prompts), {}
-    tests = {"pretraining": (pretraining, n, [])}  # prompts of what, how many, words of the stream
-    if entry.name == "mixture":
-        tests |= {name: (c, n // 2, [name]) for name, c in e.classes.items()}
-    for name, (c, n_prompts, words) in tests.items():  # the learner knows all of pretraining
+    e, n = entry.experiment, min(1000, entry.experiment.size.prompts)
+    pretraining = e.pretraining[entry.name]
+
+    def noise_on(c, n_prompts, *words):
+        """On prompts of c; the ideal learner knows all of pretraining. words: of the stream."""
         rng = e.stream("noise", entry.name, *words)
-        value, interval, _ = baselines.effective_noise(predict, pretraining, rng, e.n_points,
-                                                       n_prompts, prompts_of=c)
-        noise[name] = value, *interval
+        value, (low, high), _ = baselines.effective_noise(predict, pretraining, rng, e.n_points,
+                                                          n_prompts, prompts_of=c)
+        return value, low, high
+
+    noise = {"pretraining": noise_on(pretraining, n)}
+    if entry.name == "mixture":
+        noise |= {name: noise_on(c, n // 2, name) for name, c in e.classes.items()}
     return noise
 
 
@@ -253,12 +269,16 @@ def measure(entry, predict=None):
     for sheet in sheets_of(e).values():
         if not is_asked(e, name, sheet):
             continue
-        answer = predict(sheet.xs, sheet.ys) if predict else untrained(e)[name](sheet)
-        answers = {sheet.name: answer}  # (B, N)
         if predict:
-            beside = companions(e, name, facts["noise"]["pretraining"][0], sheet)
-            answers |= {f"{sheet.name}/{kind}": answer for kind, answer in beside.items()}
-        arrays |= {key: np.float32(answer[:, sheet.after]) for key, answer in answers.items()}
+            answers = {sheet.name: predict(sheet.xs, sheet.ys)}
+            s = facts["noise"]["pretraining"][0]
+            for kind, predictions in companions(e, name, s, sheet).items():
+                answers[f"{sheet.name}/{kind}"] = predictions
+        else:
+            answers = {sheet.name: untrained(e)[name](sheet)}
+        for key, predictions in answers.items():  # (B, N) each
+            arrays[key] = np.float32(predictions[:, sheet.after])
+    # A model's may be infinite after a rehearsal's single step; measure_job looks at them.
     if not predict and any(np.isinf(a).any() for a in arrays.values()):
         raise ValueError(f"{name} predicts what is infinite in float32")
     return facts, arrays
@@ -288,7 +308,8 @@ def rehearse(e):
 
     Raises icl.Refused, in one line that says where, if that cannot be done.
     """
-    few, measured = replace(e, size=replace(e.size, prompts=min(4, e.size.prompts))), {}
+    few = replace(e, size=replace(e.size, prompts=min(4, e.size.prompts)))
+    measured = {}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a handful of prompts makes no statistics
@@ -349,9 +370,7 @@ def experiments_of(a):
     try:
         experiments = [make_experiment(name, size, a.seed) for name in EXPERIMENTS]
         for e in experiments:
-            for sheet, again in zip(sheets_of(e).values(), sheets_of(e).values()):
-                if not np.array_equal(sheet.ys, again.ys):
-                    raise ValueError(f"{sheet.function_class} must draw from `sample`'s rng alone")
+            check_repeatable(e)
     except (Exception, SystemExit) as error:  # a class of one's own can cause any
         why = error if isinstance(error, ValueError) else jobs.where(error)
         raise icl.Refused(f"this size or a class cannot be: {why}") from error
@@ -374,16 +393,22 @@ def choose(entries, a):
     return models, chosen
 
 
+def is_shown(e, chosen, out):
+    """Whether an experiment is measured and shown: a model of it is chosen, or it has files."""
+    return e.name in {m.experiment.name for m in chosen} or any((out / e.name).glob("*.npz"))
+
+
 def stages(a):
-    """Train what is still to be trained, measure what is not yet measured, show what there is."""
+    """Train what is still to be trained, measure what is not yet measured, show what there is.
+
+    Of models, the `chosen` ones are trained. Of each experiment `shown`, all entries are measured.
+    """
     experiments = experiments_of(a)
-    entries = [entry for e in experiments for entry in files.entries_of(e, a.out)]
-    entries.sort(key=lambda entry: -entry.experiment.n_points * entry.steps)  # longest jobs first
-    models, chosen = choose(entries, a)
-    names = {model.experiment.name for model in chosen}
-    shown = [e for e in experiments
-             if e.name in names or any((a.out / e.name).glob("*.npz"))]  # what is there, too
-    entries = [entry for entry in entries if entry.experiment in shown]
+    everything = [entry for e in experiments for entry in files.entries_of(e, a.out)]
+    everything.sort(key=lambda entry: -entry.experiment.n_points * entry.steps)  # longest first
+    models, chosen = choose(everything, a)
+    shown = [e for e in experiments if is_shown(e, chosen, a.out)]
+    entries = [entry for entry in everything if entry.experiment in shown]
     files.refuse_conflicts(entries, a.out)
     print(f"{a.size} size into {a.out}, seed {a.seed}, NumPy {np.__version__}")
     to_train = [model for model in chosen if files.needs_training(model)]
@@ -410,7 +435,7 @@ def main(argv=None):
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from the last checkpoints", file=sys.stderr)
         return 130
-    # The last: a size in SIZES has the name of an option.
+    # argparse.ArgumentError: a size in SIZES has the name of an option.
     except (icl.Refused, OSError, MemoryError, argparse.ArgumentError) as error:
         if isinstance(error, BrokenPipeError):
             sys.stdout = open(os.devnull, "w", encoding="utf-8")  # nobody reads on

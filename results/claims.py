@@ -57,8 +57,8 @@ def farthest(values):
     """The largest |mean| of the columns of values (B, X).
 
     All columns' intervals are wider, so that they hold at once (Bonferroni). Then the largest is at
-    least the highest of their lower ends, and at most the highest of their upper ends. Columns with
-    nan are left out.
+    least the highest of their lower ends, and at most the highest of their upper ends: that range's
+    middle and half its width are returned. Columns with nan are left out.
     """
     columns = values.T[~np.isnan(values).any(0)]
     z = NormalDist().inv_cdf(1 - 0.025 / max(1, len(columns)))
@@ -186,7 +186,8 @@ def on_numbers_of_non_zeros(found, noise):
         return ratio(gap(MODEL, *places, to=p), gap(DENSE, *places, to=SPARSE))
 
     # Of 20 dims, 6 or 7 non-zeros have too many hypotheses for the optimum: all stop at 5 there.
-    known = [k for k in numbers if least < k < min(most, 8) and not np.isnan(gap(OWN, k)).any()]
+    known = [k for k in numbers
+             if least < k < most and k <= 7 and not np.isnan(gap(OWN, k)).any()]
     between, claims = "at numbers of non-zeros between", {}
     if known:
         claims = {
@@ -275,9 +276,11 @@ def claims_of(found):
     for c in e.classes:
         claims |= on_a_class(found, c, noise)
     claims |= on_selection(found)
-    for judge in (on_numbers_of_non_zeros, on_combinations, on_frequencies):
-        with contextlib.suppress(KeyError):  # the experiment has no such sweep, or not these places
-            claims |= judge(found, noise)
+    for sweep, judge in (("nnz", on_numbers_of_non_zeros), ("weights", on_combinations),
+                         ("frequency", on_frequencies)):
+        if sweep in e.sweeps:
+            with contextlib.suppress(KeyError):  # it lacks a place that is judged
+                claims |= judge(found, noise)
     return {f"{e.name}: {claim}": [row for row in rows if not row.missing]
             for claim, rows in claims.items()
             if not any(row.bound and row.missing for row in rows)}

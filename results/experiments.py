@@ -59,12 +59,12 @@ class Size:
 
 
 SIZES = {
-    "tiny": Size(6, 4, 48, n_dims=3, nnz=1, sparse_points=8, sparse_steps=1500, prompts=1000,
-                 sine_points=16, sine_steps=1400),
-    "small": Size(8, 4, 64, n_dims=8, nnz=1, sparse_points=10, sparse_steps=20_000,
-                  sine_points=21, sine_steps=3000, batch=128),
-    "paper": Size(12, 8, 256, n_dims=20, nnz=2, sparse_points=41, sparse_steps=3000,
-                  sine_points=41, sine_steps=1500, curriculum=0.1),
+    "tiny": Size(n_layer=6, n_head=4, n_embd=48, n_dims=3, nnz=1, sparse_points=8,
+                 sparse_steps=1500, sine_points=16, sine_steps=1400, prompts=1000),
+    "small": Size(n_layer=8, n_head=4, n_embd=64, n_dims=8, nnz=1, sparse_points=10,
+                  sparse_steps=20_000, sine_points=21, sine_steps=3000, batch=128),
+    "paper": Size(n_layer=12, n_head=8, n_embd=256, n_dims=20, nnz=2, sparse_points=41,
+                  sparse_steps=3000, sine_points=41, sine_steps=1500, curriculum=0.1),
 }
 
 
@@ -213,12 +213,12 @@ def curve_sheet(e, name, c):
 def sweep_sheet(e, sweep, x, c):
     """Functions of class c, at the place x of a sweep. Sweep "again" asks, at the end of a prompt,
     for an x that the prompt has shown before."""
-    rng, again = e.stream(sweep, x), sweep == "again"
-    after = e.after[-1:] if again else e.after
+    rng = e.stream(sweep, x)
+    after = e.after[-1:] if sweep == "again" else e.after
     xs, ys = sample_prompts(c, rng, max(2, e.size.prompts // 2), after[-1] + 1)
-    if again:
-        shown = np.arange(len(xs)), rng.integers(xs.shape[1] - 1, size=len(xs))
-        xs[:, -1], ys[:, -1] = xs[shown], ys[shown]
+    if sweep == "again":
+        prompt, example = np.arange(len(xs)), rng.integers(xs.shape[1] - 1, size=len(xs))
+        xs[:, -1], ys[:, -1] = xs[prompt, example], ys[prompt, example]
     return Sheet(f"{sweep}-{x:g}", c, xs, ys, after)
 
 
@@ -334,3 +334,11 @@ def check_class(c):
                          "say what it is")
     hash(c)  # TypeError unless frozen; train.optimum_losses needs it
     pickle.loads(pickle.dumps(c))  # AttributeError if it is no module's
+
+
+def check_repeatable(e):
+    """ValueError unless sheets that are sampled again are the same, so that processes agree."""
+    first, again = sheets_of(e), sheets_of(e)
+    for name, sheet in first.items():
+        if not np.array_equal(sheet.ys, again[name].ys):
+            raise ValueError(f"{sheet.function_class} must draw from `sample`'s rng alone")
