@@ -499,6 +499,8 @@ def test_predictions_are_finite_in_any_unit():
                           lambda xs, ys: baselines.lasso(xs[:, :3], ys[:, :3], 0.1)]  # more: slow
             for p, u, v in product(predictors, *2 * [np.float32([1e-30, 1, 1e30])]):
                 below(abs(p(u * xs, v * ys)), math.inf, f"|predictions|, units {u}, {v}, {c}")
+            for p in predictors:
+                equal(p(xs[:1, :1], ys[:1, :1]).shape, (1, 1), "shape from one prompt of one point")
     xs, ys = sample_prompts(ConvexCombination(dense, sparse, 0.5), rng(3), 100, 40)
     predictions = baselines.bayes(Mixture((dense, sparse)))(np.float32(1e4) * xs, ys)
     below(abs(predictions), math.inf, "|predictions|, where s, but for its last term, would be < 0")

@@ -41,7 +41,7 @@ class Found:
 def arrange(e, measured):
     """Found, from the facts and arrays of each predictor that is measured."""
     sheets = sheets_of(e)
-    on = {key: {TRUTH: np.float64(sheet.ys[:, sheet.after])} for key, sheet in sheets.items()}
+    on = {key: {TRUTH: sheet.ys[:, sheet.after].astype(float)} for key, sheet in sheets.items()}
     for name, (facts, arrays) in measured.items():
         for key, predictions in arrays.items():
             key, _, kind = key.partition("/")
@@ -53,7 +53,7 @@ def arrange(e, measured):
             if key in on:
                 if predictions.shape != on[key][TRUTH].shape:
                     raise ValueError(f"{shown} has {predictions.shape} on {key}")
-                on[key][shown] = np.float64(predictions)
+                on[key][shown] = predictions.astype(float)
     return Found(e, on, sheets, {name: facts for name, (facts, _) in measured.items()})
 
 
