@@ -111,6 +111,7 @@ def write_beside_a_checkpoint():
 
 
 def mouse(browser, kind, x, y):
+    """Send a mouse event of that kind, such as "mousePressed", at (x, y) in the window."""
     browser("Input.dispatchMouseEvent", type=kind, x=x + 5, y=y + 5, button="left", buttons=1,
             clickCount=1)
 
