@@ -42,7 +42,7 @@ def lasso(xs, ys, alpha):
     check_prompts(xs, ys)
     xs, ys = xs.astype(float), ys.astype(float)
     B, N, d = xs.shape
-    alpha = np.asarray(alpha)  # whatever a mask hides is looked at, too
+    alpha = np.asarray(alpha)
     if (alpha.shape not in ((), (N,)) or alpha.dtype.kind not in "fiu"
             or not np.all(np.isfinite(alpha)) or np.min(alpha) <= 0):
         raise ValueError(f"alpha must be positive, one number or {N} of them, not {alpha.tolist()}")
@@ -73,7 +73,7 @@ def _descend(w, G, c, y2, alpha):
         for _ in range(10):
             v_before, r_before = v.copy(), r.copy()
             _sweep(v, r, G, alpha)
-        step, G_step = v - v_before, r_before - r  # as r = c - G v
+        step, G_step = v - v_before, r_before - r  # G (v - v_before), as r = c - G v
         v += _stride(v, step, r, G_step, alpha) * step
     w[:, todo] = v
 
@@ -92,7 +92,8 @@ def _stride(v, step, r, G_step, alpha):
 
     Where two inputs nearly agree, sweeps shift weight between them in tiny equal steps: one prompt
     in fifty would be far from solved after 10,000 sweeps (alpha 0.03). While no weight changes
-    sign, the objective is a parabola in t: go to its lowest point, or until a weight is zero.
+    sign, the objective is a parabola, its least minus slope t + bend t^2 / 2: go to its lowest
+    point, t = slope / bend, or until a weight is zero.
     """
     side = np.sign(np.where(v == 0, step, v))  # (d, B), the signs of v + t step
     slope = (step * (r - alpha * side)).sum(0)  # (B,)
@@ -104,7 +105,7 @@ def _stride(v, step, r, G_step, alpha):
 def _duality_gap(w, r, c, y2, alpha):
     """Primal minus dual objective: an upper bound on how far w's objective is from the least.
 
-    The residual e = y - X w, scaled by s so that |X^T (s e)| / n <= alpha, is a dual point:
+    The residual e = y - X w, scaled by s so that every |X^T (s e)| / n <= alpha, is a dual point:
     gap = |e|^2 / 2n + alpha |w|_1 - s (e . y) / n + s^2 |e|^2 / 2n. Source: Kim et al. 2007, "An
     interior-point method for large-scale l1-regularized least squares", section III.A.
     """
@@ -141,9 +142,8 @@ def gaussian_process(xs, ys):
 
 
 def bayes(function_class, label_noise=0.0):
-    """The exact posterior mean of a class: no predictor has a lower expected squared error on it.
-
-    Returns the predictor. It believes that labels carry noise of standard deviation label_noise.
+    """The exact posterior mean of a class, a predictor. It believes that labels carry noise of
+    standard deviation label_noise; where they do, none has a lower expected squared error.
 
     A class is a set of hypotheses, each with a prior probability. Under one hypothesis,
     f(x) = phi . w, with features phi of x and w ~ N(0, I). The posterior of w is then Gaussian: one
@@ -208,7 +208,7 @@ def _posterior(function_class, label_noise):
 def _features(h, x, F=None):
     """h.features(x), which may be one of your own: ValueError unless they are real, (F, M, B)."""
     phi, M, B = np.asanyarray(h.features(x.copy())), len(h.prior), len(x)
-    if phi.ndim != 3 or phi.shape != (F or len(phi), M, B) or not is_real(phi):
+    if phi.ndim != 3 or phi.shape[1:] != (M, B) or F not in (None, len(phi)) or not is_real(phi):
         raise ValueError(f"features {h.features} must return real numbers ({F or 'F'}, {M}, {B}), "
                          f"not {phi.dtype} {phi.shape}")
     return np.asarray(phi, float)
@@ -247,11 +247,11 @@ def effective_noise(predictor, function_class, rng, n_points, n_prompts=1000,
                     prompts_of=None):
     """Effective label noise: the s at which an ideal learner errs as much as the predictor.
 
-    The ideal learner, bayes(function_class, s), reads labels y + s z, with z standard normal and
-    drawn once; the predictor reads y. Both predict y, on the same prompts of function_class, the
-    predictor's own pretraining, or of prompts_of, a part of it. s is where their mean errors from
-    1 example on are equal. The learner is computed on the grid, with straight lines between (for
-    sinusoids, in 6 seconds).
+    Draw prompts of function_class, the predictor's own pretraining (or of prompts_of, a part of
+    it), and standard normal z. The ideal learner, bayes(function_class, s), reads the labels
+    y + s z, the predictor y. Both are scored on y, from 1 example on; s is where their mean errors
+    agree. The learner is computed on the grid, with straight lines between (for sinusoids, in 6
+    seconds).
 
     Returns s, its 95% interval (low, high), and the learner's error at s at each of the n_points.
     In the interval, the mean difference of errors, prompt by prompt, is within 1.96 standard errors
@@ -269,7 +269,8 @@ def effective_noise(predictor, function_class, rng, n_points, n_prompts=1000,
     def reaches_zero(curve):
         """The s at which a curve over the grid reaches zero; inf if it never does."""
         rising = np.maximum.accumulate(curve)  # as its expectation does
-        # A hair below zero: of a stretch that stays at zero, that is the start.
+        # From height to s, so the axes are swapped. A hair below zero: where the curve stays at
+        # zero, that is the beginning.
         return float(np.interp(-1e-12, rising, grid, right=np.inf))
 
     xs, ys = sample_prompts(prompts_of or function_class, rng, n_prompts, n_points)

@@ -4,12 +4,11 @@ A prompt x_1, f(x_1), x_2, f(x_2), ..., x_N is a sequence of vectors. The transf
 left to right. At every x_k it predicts f(x_k), and it has seen the examples 1..k-1 only.
 
 An operation returns its output and a function: y, backward = layernorm(x, gain, bias). With dy the
-gradient of the loss with respect to y, backward(dy) returns the inputs' in their order, here dx,
-dgain, dbias.
+gradient of the loss with respect to y, backward(dy) returns the gradients of the arguments, in
+their order: here dx, dgain, dbias.
 
 Shapes: B prompts, N points, T = 2N - 1 tokens, M = BT rows, C channels, H heads, D = C / H, d dims.
 """
-import errno
 import io
 import json
 import math
@@ -33,7 +32,8 @@ class Config:
     def __post_init__(self):
         for name, value in asdict(self).items():
             if type(value) is not int or value < 1:
-                raise ValueError(f"{name} must be a positive int, not {value!r}, {type(value)}")
+                kind = type(value).__name__
+                raise ValueError(f"{name} must be a positive int, not the {kind} {value}")
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd ({self.n_embd}) must be a multiple of n_head ({self.n_head})")
 
@@ -116,8 +116,11 @@ def attention(qkv, n_head):
     """
     B, T = qkv.shape[:2]
 
-    def split(a):  # (B, T, C) -> (B, H, T, D), a view
+    def split(a):  # (B, T, C) -> (B, H, T, D)
         return a.reshape(B, T, n_head, -1).swapaxes(1, 2)
+
+    def merge(a):  # and back
+        return a.swapaxes(1, 2).reshape(B, T, -1)
 
     q, k, v = (split(a) for a in np.split(qkv, 3, axis=2))
     scale = q.shape[3] ** -0.5
@@ -130,18 +133,15 @@ def attention(qkv, n_head):
     y = p @ v  # (B, H, T, D)
 
     def backward(dy):
-        dqkv = np.empty_like(qkv)
-        dq, dk, dv = (split(a) for a in np.split(dqkv, 3, axis=2))  # views: they fill dqkv
         dy = split(dy)
         dp = dy @ v.swapaxes(2, 3)  # (B, H, queries, keys)
-        dp -= np.einsum("bhtd,bhtd->bht", y, dy)[..., None]
-        ds = np.multiply(p, dp, out=dp)
-        np.matmul(ds, scale * k, out=dq)
-        np.matmul(ds.swapaxes(2, 3), q, out=dk)  # q is scaled already
-        np.matmul(p.swapaxes(2, 3), dy, out=dv)
-        return dqkv
+        ds = p * (dp - np.einsum("bhtd,bhtd->bht", y, dy)[..., None])
+        dq = ds @ (scale * k)
+        dk = ds.swapaxes(2, 3) @ q  # q is scaled already
+        dv = p.swapaxes(2, 3) @ dy
+        return np.concatenate([merge(dq), merge(dk), merge(dv)], axis=2)  # (B, T, 3C)
 
-    return y.swapaxes(1, 2).reshape(B, T, -1), backward
+    return merge(y), backward
 
 
 # ------------------------------------------------------------------------------------- the model
@@ -257,26 +257,23 @@ def transformer(params, config, xs, ys):
 
 # --------------------------------------------------------------------------------------- training
 
-def keep_freed_memory():
-    """glibc takes each large block anew from the system, until one as large was freed; from then on
-    it reuses such blocks. So free one of 31 MB, nearly the largest: a step is 10% faster."""
-    np.empty(31 << 20, np.uint8)
+# glibc takes each large block anew from the system, until one as large was freed; from then on it
+# reuses such blocks. So free one of 31 MB, nearly the largest: a step is 10% faster.
+np.empty(31 << 20, np.uint8)
 
 
 def chunks(xs, *others):
     """The batch in parts of about 500 tokens: what a part computes stays in the cache."""
-    keep_freed_memory()
     n = min(len(xs), math.ceil(len(xs) * (2 * xs.shape[1] - 1) / 500))
     return zip(*(np.array_split(a, n) for a in (xs, *others)))
 
 
 def check_array(name, a, shape=None, types=(np.float32, np.float64)):
     """ValueError, by name, unless it is a finite array of one of the types, of the shape if any."""
-    plain = type(a) is np.ndarray  # a MaskedArray, say, is not
-    if not plain or a.dtype not in types or shape not in (None, a.shape):
+    if type(a) is not np.ndarray or a.dtype not in types or shape not in (None, a.shape):
         wanted = " or ".join(t.__name__ for t in types)
-        kind = a.dtype if plain else type(a).__name__
-        raise ValueError(f"{name} must be a {wanted} array {shape or ''}, not {kind} {np.shape(a)}")
+        raise ValueError(f"{name} must be a {wanted} array {shape or ''}, not "
+                         f"{type(a).__name__} {getattr(a, 'dtype', '')} {np.shape(a)}")
     if not np.isfinite(a).all():
         raise ValueError(f"{name} must be finite, and holds {a[~np.isfinite(a)][0]}")
 
@@ -295,7 +292,8 @@ def check_prompts(xs, ys, n_dims=None, n_points=math.inf):
     check_array("ys", ys)
     if (xs.ndim != 3 or ys.shape != xs.shape[:2] or xs.size == 0
             or n_dims not in (None, xs.shape[2]) or xs.shape[1] > n_points):
-        raise ValueError(f"xs must be (B, N, {n_dims or 'd'}) and ys (B, N), N at most {n_points}, "
+        limit = "" if n_points == math.inf else f", N at most {n_points}"
+        raise ValueError(f"xs must be (B, N, {n_dims or 'd'}) and ys (B, N){limit}, "
                          f"nothing empty, not {xs.shape} and {ys.shape}")
 
 
@@ -340,7 +338,7 @@ def loss_weights(xs, ys):
 
 def train_step(params, config, optimizer, xs, ys, weights=None):
     """One step of the optimiser on prompts xs (B, N, d), ys (B, N); returns the (weighted) loss.
-    Changes nothing, and raises as Adam.update does, if that cannot be done."""
+    FloatingPointError if that or the gradient is not finite; then nothing was changed."""
     loss, grads = loss_and_grads(params, config, xs, ys, weights)
     if not math.isfinite(loss):
         raise FloatingPointError(f"the loss is {loss}")
@@ -363,10 +361,13 @@ class Adam:
     def update(self, params, grads):
         """One step, in place; returns the factor by which the gradients were scaled.
 
-        Before anything is changed, raises ValueError if an array is missing or of another shape or
-        type, FloatingPointError if the gradients' norm is not finite.
+        Before anything is changed, raises ValueError if a parameter or gradient is missing or of
+        another shape, FloatingPointError if the gradients' norm is not finite.
         """
-        self.check(params, grads)
+        for name in self.names:
+            shape = self.state[f"m.{name}"].shape
+            if any(np.shape(a.get(name)) != shape for a in (params, grads)):
+                raise ValueError(f"{name} or its gradient is missing or not of shape {shape}")
         norm = math.sqrt(sum(float(np.vdot(g, g)) for g in grads.values()))
         if not math.isfinite(norm):
             raise FloatingPointError(f"the gradient's norm is {norm}")
@@ -375,16 +376,6 @@ class Adam:
         for name in self.names:
             self.step(name, params[name], grads[name] * scale)
         return scale
-
-    def check(self, params, grads):
-        """ValueError, by name, unless all can be updated."""
-        for name in self.names:
-            m = self.state[f"m.{name}"]
-            for a in (params.get(name), grads.get(name)):
-                if type(a) is not np.ndarray or (a.shape, a.dtype) != (m.shape, m.dtype):
-                    raise ValueError(f"{name} or its gradient is no array {m.dtype}{m.shape}")
-            if not params[name].flags.writeable:
-                raise ValueError(f"{name} is read-only")
 
     def step(self, name, p, g):
         """One parameter's step, in place, with its clipped gradient."""
@@ -398,8 +389,8 @@ class Adam:
 class Muon(Adam):
     """Muon for the blocks' matrices, Adam for the rest.
 
-    m = b m + g,  p -= matrix_lr U V^T,  where g + b m = U S V^T.
-    Source: Jordan 2024, https://kellerjordan.github.io/posts/muon/
+    m = b m + g,  p -= matrix_lr U S' V^T,  where g + b m = U S V^T, and S' is about one: a step is
+    as large in every direction. Source: Jordan 2024, https://kellerjordan.github.io/posts/muon/
     """
     def __init__(self, params, lr, matrix_lr, momentum=0.9, **adam):
         super().__init__(params, lr, **adam)
@@ -421,7 +412,8 @@ def orthogonalise(x):
     """A matrix X = U S V^T with its singular values, the diagonal of S, set to about one.
 
     Five Newton-Schulz steps X' = P X with P = a I + b A + c A A, A = X X^T; a, b, c are Jordan's.
-    P is symmetric, so A' = X' X'^T = P A P: the loop needs only A and the product of all P's.
+    P is symmetric, so A' = X' X'^T = P A P. A and P are small squares, even where X is wide: so
+    multiply these, and X once, at the end.
     """
     if x.shape[0] > x.shape[1]:
         return orthogonalise(x.T).T
@@ -446,7 +438,7 @@ def write_whole(path, data):
     """Write bytes to a file, whole or not at all: they replace it once they are on the disk."""
     temporary = Path(f"{path}.{os.urandom(8).hex()}.tmp")
     if os.path.exists(path) and not os.path.isfile(path):  # /dev/null, say, must stay what it is
-        raise FileExistsError(errno.EEXIST, "not a regular file", str(path))
+        raise OSError(f"{path} is not a regular file")
     try:
         with open(temporary, "xb") as file:
             file.write(data)
@@ -462,14 +454,12 @@ def write_whole(path, data):
 def save_checkpoint(path, params, config, optimizer=None, **extra):
     """Write a run's parameters, its optimiser's state and `extra`, which JSON can hold.
     ValueError, and nothing is written, unless the parameters are the config's and all is finite."""
-    state = optimizer.state if optimizer else {}
     check_params(params, config)
-    for name, shape in config.shapes().items():
-        check_array(name, params[name], shape, [np.float32])
-    for name, a in state.items():
-        check_array(name, a, types=[np.float32])
     arrays = {f"params/{name}": p for name, p in params.items()}
-    arrays |= {f"optimizer/{name}": a for name, a in state.items()}
+    if optimizer:
+        arrays |= {f"optimizer/{name}": a for name, a in optimizer.state.items()}
+    for name, a in arrays.items():
+        check_array(name, a, types=[np.float32])
     header = json.dumps({"format": 1, "config": asdict(config), "extra": extra}, allow_nan=False,
                         default=np.generic.item)  # NumPy's numbers
     packed = io.BytesIO()
@@ -488,13 +478,12 @@ def load_checkpoint(path, optimizer=None):
     data = Path(path).read_bytes()
     state = optimizer.state if optimizer else {}
     try:
-        if data[:4] != b"PK\x03\x04":  # else NumPy might take it for a pickle
+        if data[:4] != b"PK\x03\x04":  # else NumPy's message would tell how to unpickle it
             raise ValueError("it is no .npz file")
         npz = np.load(io.BytesIO(data), allow_pickle=False)
         if sum(member.file_size for member in npz.zip.infolist()) > len(data):
             raise ValueError("it unpacks to more than it weighs")  # as a zip bomb does
         header = json.loads(str(npz["header"]))
-        json.dumps(header, allow_nan=False)  # an error where a number is not finite
         config, extra = Config(**header["config"]), header["extra"]
         possible = config.n_layer <= len(npz.files)  # a billion layers would fill the memory
         if header["format"] != 1 or type(extra) is not dict or not possible:

@@ -12,7 +12,8 @@ Each class has an input dimension, n_dims, and two methods:
                                      or for each frequency), each with its prior probability for an
                                      ideal learner who knows the class
 
-A class of your own needs these three, and must be a frozen dataclass: files name it by its text.
+A class of your own needs these three, and must be a frozen dataclass: its text, such as
+DenseLinear(n_dims=8), stands in files and must tell it from others.
 All are scaled to Var f(x) = 1 over f and x, so that predicting zero costs 1; combinations are not.
 """
 import math
@@ -41,7 +42,7 @@ class Hypotheses:
     noise: float
 
     def __post_init__(self):
-        prior = np.asanyarray(self.prior)
+        prior = np.asanyarray(self.prior)  # so that is_real sees a mask
         if prior.ndim != 1 or not is_real(prior):
             raise ValueError(f"prior must be real numbers (M,), not {prior.dtype} {prior.shape}")
         object.__setattr__(self, "prior", prior)  # the way to set a field of a frozen dataclass
@@ -80,8 +81,8 @@ class SparseLinear:
 
     def sample(self, rng, batch_size):
         w = rng.standard_normal((batch_size, self.n_dims)) / math.sqrt(self.nnz)
-        order = rng.random((batch_size, self.n_dims)).argsort(axis=1)  # a row permutes 0..d-1
-        w[order >= self.nnz] = 0  # in each row nnz entries of order are < nnz: these places stay
+        rank = rng.random((batch_size, self.n_dims)).argsort(axis=1)  # a row permutes 0..d-1
+        w[rank >= self.nnz] = 0  # in each row, nnz ranks are below nnz: these places stay
         return lambda xs: (xs @ w[..., None])[..., 0]
 
     def hypotheses(self):
@@ -128,8 +129,8 @@ class Sinusoid:
         """One per frequency of an even grid: spacing 1/40 of Gamma's mean, up to 8 times that mean.
 
         Points of equal probability would leave the tails bare. The noise covers the rounding of a
-        true frequency to the grid: it moves the phase by up to half a spacing times x, evenly, so
-        by E[(spacing x)^2] / 12 in the mean square, 1.2e-4 by default.
+        true frequency to the grid. That error is uniform, of variance spacing^2 / 12, so the phase
+        omega x is off by E[x^2] spacing^2 / 12 in the mean square, and f by as much: 1.2e-4.
         """
         if self.frequency is not None:
             grid, prior, noise = np.array([self.frequency]), np.ones(1), 1e-10
@@ -208,8 +209,9 @@ class ConvexCombination:
         def pair(h1, h2):
             def features(x):
                 phi1, phi2 = self.weight * h1.features(x), (1 - self.weight) * h2.features(x)
-                first = phi1.repeat(len(h2.prior), axis=1)  # (F1, M1 M2, B): 0, 0, .., 1, 1, ..
-                second = np.tile(phi2, (1, len(h1.prior), 1))  # (F2, M1 M2, B): 0, 1, .., 0, 1, ..
+                # Pair i is of hypotheses i // M2 and i % M2.
+                first = phi1.repeat(len(h2.prior), axis=1)  # (F1, M1 M2, B)
+                second = np.tile(phi2, (1, len(h1.prior), 1))  # (F2, M1 M2, B)
                 return np.concatenate([first, second])
 
             noise = self.weight**2 * h1.noise + (1 - self.weight) ** 2 * h2.noise
@@ -219,7 +221,7 @@ class ConvexCombination:
 
 
 def narrow(function_class, n_dims):
-    """The same class on another number of dims; of a mixture, its components are narrowed.
+    """DenseLinear, SparseLinear or a mixture of these, on another number of dims.
 
     Var f stays 1. A curriculum begins with few dims: Garg et al. 2022, arXiv 2208.01066.
     """
@@ -266,7 +268,8 @@ def plain_numbers(made):
 
 def _check_count(name, value, most=math.inf):
     if not isinstance(value, (int, np.integer)) or not 1 <= value <= most:
-        raise ValueError(f"{name} must be an integer from 1 to {most}, not {value!r}")
+        limit = "of 1 or more" if most == math.inf else f"from 1 to {most}"
+        raise ValueError(f"{name} must be an integer {limit}, not {value!r}")
 
 
 def _check_dims(classes):
