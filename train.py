@@ -39,6 +39,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -51,8 +52,17 @@ from tasks import narrow, sample_prompts
 
 
 # -------------------------------------------------------------------------------------- training
+# A `model` is a files.Entry: an experiment, the name of a model in it, the number of steps that it
+# trains, and the path of its checkpoint.
 
 SAVE_SECONDS = 30  # between checkpoints
+
+
+class Progress(NamedTuple):
+    """What a training process sends after each step."""
+    step: int
+    over: float     # loss minus the optimum's, mean of the last 50 steps
+    seconds: float  # that all steps so far took
 
 
 def lesson(model, progress):
@@ -105,6 +115,7 @@ def resume(model):
     """The state of its checkpoint, if there is one, or a fresh one."""
     state = fresh(model)
     if model.path.exists():
+        # This fills the optimiser and the rng, too.
         state.params, extra = files.load_model(model, state.optimizer, state.rng)
         state.losses, state.seconds = extra["losses"], extra["seconds"]
     return state
@@ -112,7 +123,8 @@ def resume(model):
 
 def advance(model, state):
     """Take one step of training. icl.Refused if it diverges."""
-    start, e, optimizer = time.monotonic(), model.experiment, state.optimizer
+    start = time.monotonic()
+    e, optimizer = model.experiment, state.optimizer
     progress = state.step / model.steps
     fade = min(1, (state.step + 1) / e.size.warmup) * (1 - progress)  # rates rise, then fall
     optimizer.lr, optimizer.matrix_lr = e.size.lr * fade, e.size.matrix_lr * fade
@@ -127,8 +139,8 @@ def advance(model, state):
 
 def train(model, save_seconds=math.inf, send=lambda message: None):
     """Train a model from its last checkpoint on, and save it at the end and about every
-    save_seconds. After each step, send((step, loss minus the optimum's, seconds so far)) may raise
-    jobs.Ended: then what was reached is saved."""
+    save_seconds. After each step, send(Progress) may raise jobs.Ended: what was reached is saved.
+    """
     if model.reached() == model.steps:  # another run has finished it meanwhile
         return
     state, optimum = resume(model), optimum_losses(model)
@@ -139,15 +151,20 @@ def train(model, save_seconds=math.inf, send=lambda message: None):
     try:
         while state.step < model.steps:
             advance(model, state)
-            recent = slice(max(0, state.step - 50), state.step)  # the last 50 steps
-            over = np.mean(state.losses[recent]) - np.mean(optimum[recent])
-            send((state.step, over, state.seconds))
+            send(progress_of(state, optimum))
             if time.monotonic() > saved + save_seconds:
                 save(model, state, optimum)
                 saved = time.monotonic()
     except jobs.Ended:  # only send raises it, between two steps: nothing is half done
         pass
     save(model, state, optimum)
+
+
+def progress_of(state, optimum):
+    """The Progress of a state. optimum: the least possible loss of each step, as optimum_losses."""
+    recent = slice(max(0, state.step - 50), state.step)
+    over = np.mean(state.losses[recent]) - np.mean(optimum[recent])
+    return Progress(state.step, over, state.seconds)
 
 
 def divergence(model, step, error):
@@ -189,7 +206,8 @@ def write_curve(path, losses, optimum):
     every = max(1, len(optimum) // 200)
     rows = ["step,loss,over_optimum\n"]
     for step in range(every, len(losses) + 1, every):
-        loss, least = (np.mean(of[step - every:step]) for of in (losses, optimum))
+        last = slice(step - every, step)
+        loss, least = np.mean(losses[last]), np.mean(optimum[last])
         rows.append(f"{step},{loss:.9g},{loss - least:.9g}\n")
     icl.write_whole(path, "".join(rows).encode())
 
@@ -199,7 +217,7 @@ def train_all(models, processes):
     at_start = [model.reached() for model in models]
     for model, step in zip(models, at_start):
         if 0 < step < model.steps:
-            resume(model)  # only so that it is refused here, before any process starts
+            resume(model)  # what cannot be gone on from is refused before any process starts
             print(f"{model.label} goes on from step {step:,} of {model.steps:,}", flush=True)
     print(f"training {len(models)} models; shown: steps done, loss minus optimum's", flush=True)
     jobs.side_by_side([(train, model, SAVE_SECONDS) for model in models], processes,
@@ -207,32 +225,33 @@ def train_all(models, processes):
 
 
 def training_status(models, at_start, processes, working, sent):
-    """The status line. at_start: the step that each model had; working: indices of models at work;
-    sent: index -> (step, loss minus the optimum's, seconds), what `train` sent last."""
-    steps = [sent[i][0] if i in sent else start for i, start in enumerate(at_start)]
+    """Such as "1/6 done, 0:04:10 left: sine/linear 40% +0.012, sine/mixture starts".
+
+    at_start: the step that each model had. working: indices of models. sent: index -> Progress.
+    """
+    steps = [sent[i].step if i in sent else start for i, start in enumerate(at_start)]
     done = sum(step == model.steps for step, model in zip(steps, models))
     text = f"{done}/{len(models)} done"
     if sent:
         text += f", {time_left(models, steps, processes, sent)} left"
     each = []
     for i in working:
+        reached = "starts"
         if i in sent:
-            step, over, _ = sent[i]
-            each.append(f"{models[i].label} {step / models[i].steps:.0%} {over:+.3f}")
-        else:
-            each.append(f"{models[i].label} starts")
+            reached = f"{steps[i] / models[i].steps:.0%} {sent[i].over:+.3f}"
+        each.append(f"{models[i].label} {reached}")
     return f"{text}: {', '.join(each)}"
 
 
 def time_left(models, steps, processes, sent):
     """Until all are trained, if a point of a prompt will take as long as it took so far."""
-    points = [model.experiment.n_points for model in models]  # of a prompt
-    spent = sum(seconds for _, _, seconds in sent.values())
-    pace = spent / sum(points[i] * step for i, (step, _, _) in sent.items())
+    points = [model.experiment.n_points for model in models]  # of a prompt, so of a step
+    done = sum(points[i] * progress.step for i, progress in sent.items())
+    spent = sum(progress.seconds for progress in sent.values())
     left = [n * (model.steps - step) for n, model, step in zip(points, models, steps)]
-    # The longest model's time, or an equal share of all for each process.
-    seconds = pace * max(max(left), sum(left) / min(processes, len(models)))
-    return timedelta(seconds=round(seconds))
+    # No model is split between processes, so its own time is the least.
+    longest = max(max(left), sum(left) / min(processes, len(models)))
+    return timedelta(seconds=round(spent / done * longest))
 
 
 # ------------------------------------------------------------------------------------- measuring
@@ -257,27 +276,25 @@ def noise_of(entry, predict):
 
 
 def measure(entry, predict=None):
-    """Facts about a predictor, and its answers to each sheet: (B, A), its predictions after each of
-    the A numbers of examples in sheet.after. predict: the function that predicts, of a model.
-
-    Beside the answers of some models, called SHEET, stand those of its companions, SHEET/KIND.
+    """(facts, arrays) of a predictor. arrays: SHEET -> (B, A), its predictions after each of the A
+    numbers of examples in sheet.after; and of a model, SHEET/KIND -> those of its companions.
+    predict: a model's; without it the predictor is one that nobody trains.
     """
     e, name = entry.experiment, entry.name
-    facts, arrays = {"size": asdict(e.size), "asked": e.fingerprint}, {}
+    facts, arrays = {"size": asdict(e.size), "asked": e.asked}, {}
     if predict:
         facts["noise"] = noise_of(entry, predict)
+        s = facts["noise"]["pretraining"][0]
     for sheet in sheets_of(e).values():
         if not is_asked(e, name, sheet):
             continue
         if predict:
-            answers = {sheet.name: predict(sheet.xs, sheet.ys)}
-            s = facts["noise"]["pretraining"][0]
+            answers = {sheet.name: predict(sheet.xs, sheet.ys)}  # (B, N)
             for kind, predictions in companions(e, name, s, sheet).items():
                 answers[f"{sheet.name}/{kind}"] = predictions
         else:
             answers = {sheet.name: untrained(e)[name](sheet)}
-        for key, predictions in answers.items():  # (B, N) each
-            arrays[key] = np.float32(predictions[:, sheet.after])
+        arrays |= {key: np.float32(answer[:, sheet.after]) for key, answer in answers.items()}
     # A model's may be infinite after a rehearsal's single step; measure_job looks at them.
     if not predict and any(np.isinf(a).any() for a in arrays.values()):
         raise ValueError(f"{name} predicts what is infinite in float32")
@@ -289,7 +306,7 @@ def measure_job(entry, send):
     made_by = (f"Python {platform.python_version()}, NumPy {np.__version__}, "
                f"{platform.system()} {platform.machine()}")
     predict, made = None, {"settings": entry.settings, "made_by": made_by}
-    if entry.steps:
+    if entry.is_model:
         params, extra = files.load_model(entry)
         if extra["step"] != entry.steps:  # another run put it there meanwhile
             raise icl.Refused(f"{entry.path} is not trained to its end")
@@ -299,7 +316,7 @@ def measure_job(entry, send):
     facts, arrays = measure(entry, predict)
     if predict and not all(np.isfinite(a).all() for a in arrays.values()):
         raise divergence(entry, entry.steps, "its predictions are not finite")
-    files.write_predictions(entry.predictions, facts | made, arrays)
+    files.write_predictions(entry.predictions_path, facts | made, arrays)
     send(entry.label)
 
 
@@ -315,7 +332,7 @@ def rehearse(e):
             warnings.simplefilter("ignore")  # a handful of prompts makes no statistics
             for entry in files.entries_of(few, Path()):
                 predict = None
-                if entry.steps:
+                if entry.is_model:
                     state = fresh(entry)
                     advance(entry, state)
                     predict = partial(icl.predict, state.params, e.config)
@@ -384,32 +401,23 @@ def is_named(model, experiment):
     return model.name != "wide" and experiment in (None, model.experiment.name)
 
 
-def choose(entries, a):
-    """(models, chosen): the models that --experiment names, and those of them that --only names."""
-    models = [entry for entry in entries if entry.steps and is_named(entry, a.experiment)]
-    chosen = [model for model in models if a.only in (None, model.name, model.label)]
-    if not chosen:
-        raise icl.Refused(f"there is no model {a.only!r}, but {', '.join(m.label for m in models)}")
-    return models, chosen
-
-
 def is_shown(e, chosen, out):
     """Whether an experiment is measured and shown: a model of it is chosen, or it has files."""
     return e.name in {m.experiment.name for m in chosen} or any((out / e.name).glob("*.npz"))
 
 
 def stages(a):
-    """Train what is still to be trained, measure what is not yet measured, show what there is.
-
-    Of models, the `chosen` ones are trained. Of each experiment `shown`, all entries are measured.
-    """
+    """Train what is still to be trained, measure what is not yet measured, show what there is."""
     experiments = experiments_of(a)
-    everything = [entry for e in experiments for entry in files.entries_of(e, a.out)]
-    everything.sort(key=lambda entry: -entry.experiment.n_points * entry.steps)  # longest first
-    models, chosen = choose(everything, a)
+    entries = [entry for e in experiments for entry in files.entries_of(e, a.out)]
+    entries.sort(key=lambda entry: -entry.experiment.n_points * entry.steps)  # longest first
+    models = [entry for entry in entries if entry.is_model and is_named(entry, a.experiment)]
+    chosen = [model for model in models if a.only in (None, model.name, model.label)]
+    if not chosen:
+        raise icl.Refused(f"there is no model {a.only!r}, but {', '.join(m.label for m in models)}")
     shown = [e for e in experiments if is_shown(e, chosen, a.out)]
-    entries = [entry for entry in everything if entry.experiment in shown]
-    files.refuse_conflicts(entries, a.out)
+    to_show = [entry for entry in entries if entry.experiment in shown]
+    files.refuse_conflicts(to_show, a.out)
     print(f"{a.size} size into {a.out}, seed {a.seed}, NumPy {np.__version__}")
     to_train = [model for model in chosen if files.needs_training(model)]
     if to_train:
@@ -417,12 +425,12 @@ def stages(a):
         for e in shown:
             rehearse(e)  # mistakes show before hours of training
         train_all(to_train, a.processes)
-    files.refuse_conflicts(entries, a.out)  # another run may have written some meanwhile
-    due = [entry for entry in entries if files.needs_measuring(entry)]
-    jobs.side_by_side([(measure_job, entry) for entry in due], a.processes,
-                      lambda _, sent: f"measuring: {len(sent)} of {len(due)} predictors done")
+    files.refuse_conflicts(to_show, a.out)  # another run may have written some meanwhile
+    to_measure = [entry for entry in to_show if files.needs_measuring(entry)]
+    jobs.side_by_side([(measure_job, entry) for entry in to_measure], a.processes,
+                      lambda _, sent: f"measuring: {len(sent)} of {len(to_measure)} done")
     report.show(a.out)
-    if missing := [model.label for model in models if not model.predictions.is_file()]:
+    if missing := [model.label for model in models if not model.predictions_path.is_file()]:
         print(f"not trained yet, so not shown: {', '.join(missing)}", flush=True)
 
 
@@ -435,8 +443,7 @@ def main(argv=None):
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from the last checkpoints", file=sys.stderr)
         return 130
-    # argparse.ArgumentError: a size in SIZES has the name of an option.
-    except (icl.Refused, OSError, MemoryError, argparse.ArgumentError) as error:
+    except (icl.Refused, OSError, MemoryError) as error:
         if isinstance(error, BrokenPipeError):
             sys.stdout = open(os.devnull, "w", encoding="utf-8")  # nobody reads on
         print(f"train.py: error: {str(error) or repr(error)}", file=sys.stderr)

@@ -41,9 +41,11 @@ class Size:
     first_dims: int = 5       # where it begins; nothing is easier where there are no more
     prompts: int = 2000       # to evaluate on; half as many for each place of a sweep
 
+    def __post_init__(self):
+        plain_numbers(self)
+
     def check(self):
         """ValueError, by name, unless every field can be used."""
-        plain_numbers(self)
         for name, value in asdict(self).items():
             kinds, low, high = (int,), 1, 1_000_000
             if name in ("sparse_points", "sine_points", "prompts"):
@@ -101,8 +103,8 @@ class Experiment:
                           size.n_embd)
 
     def steps_of(self, model):
-        """Of training a model. A mixture of two classes takes twice a specialist's steps, so that
-        it sees as many prompts of each class as a specialist; none takes more than three times."""
+        """How many steps a model trains: a specialist's, times the classes in its mixture, so that
+        it sees as many prompts of each as their specialists; but at most three times."""
         c = self.pretraining[model]
         classes = len(c.components) if isinstance(c, Mixture) else 1
         return self.steps * min(3, classes)
@@ -113,15 +115,15 @@ class Experiment:
         return np.random.default_rng([self.seed, zlib.crc32(words.encode())])
 
     @cached_property
-    def fingerprint(self):
-        """All that predictors are asked, as JSON can hold it. A predictions file keeps it, as
-        "asked", and is out of date where it is no longer so."""
-        def of(sheet):
-            a_y = f"{sheet.ys[0, -1]:.2f}"  # changes when the code of its class does
-            return [str(sheet.function_class), sheet.after, a_y]
+    def asked(self):
+        """All that predictors are asked, as JSON can hold it. A predictions file keeps it, and is
+        out of date where it is no longer so."""
+        def description(sheet):
+            a_label = f"{sheet.ys[0, -1]:.2f}"  # another one if the code of its class changed
+            return [str(sheet.function_class), sheet.after, a_label]
 
         return {"prompts": self.size.prompts, "nnz": self.size.nnz, "controls": self.controls,
-                "sheets": {name: of(sheet) for name, sheet in sheets_of(self).items()}}
+                "sheets": {name: description(sheet) for name, sheet in sheets_of(self).items()}}
 
 
 def make_experiment(name, size, seed=0):
@@ -183,12 +185,12 @@ PICTURES = {"functions-1": ("a line", 1.0), "functions-2": ("a sinusoid", 0.0),
 
 @dataclass(frozen=True)
 class Sheet:
-    """Prompts that every predictor answers. Predictions after some numbers of examples are kept."""
+    """Prompts that predictors answer."""
     name: str
     function_class: object
     xs: np.ndarray  # (B, N, d)
     ys: np.ndarray  # (B, N)
-    after: list     # these numbers
+    after: list     # [5, 6], say: predictions after 5 and after 6 examples are kept
 
 
 def sheets_of(e):
@@ -230,7 +232,8 @@ def picture(e, name):
     f = c.sample(rng, 1)
     examples = rng.uniform(-2.2, 2.2, n)
     xs = np.float32([[*examples, x] for x in queries])[..., None]  # (101, n + 1, 1)
-    ys = np.float32(f(xs.reshape(1, -1, 1)).reshape(len(xs), -1))  # of one f: one long prompt
+    # f is one function, so it takes one prompt: all 101 in a row.
+    ys = np.float32(f(xs.reshape(1, -1, 1)).reshape(len(xs), -1))
     return Sheet(name, c, xs, ys, [n])
 
 
@@ -293,8 +296,8 @@ def companions(e, model, s, sheet):
 
 
 def is_asked(e, name, sheet):
-    """Whether the predictor of that name answers a sheet. Every one answers ICL sheets. The other
-    sheets go to those alone that a figure or a claim shows there: answering takes long."""
+    """Whether the predictor of that name answers a sheet. ICL sheets are for all; to save time, the
+    others are for those alone that a figure or a claim shows there."""
     if name == OWN and not has_optimum(sheet.function_class):
         return False
     shown = {"mixture", "wide", *e.controls, "least squares", GP, MIXED, OWN}

@@ -5,8 +5,9 @@ must refuse.
     no predictions                         trains it, if it is a model, and measures it
     predictions for the same prompts       uses them, even if the checkpoint is gone
     predictions for other prompts          measures it again, which needs a finished checkpoint
-    a younger checkpoint; if untrained,    measures it again
-        a younger baselines.py or tasks.py
+    a checkpoint younger than those        measures it again
+    none, as nobody trains it, and a       measures it again
+        younger baselines.py or tasks.py
 
 What is refused is named, and nothing of it is changed.
 """
@@ -38,17 +39,21 @@ class Entry:
         return f"{self.experiment.name}/{self.name}"
 
     @property
-    def predictions(self):
+    def is_model(self):
+        return self.steps > 0
+
+    @property
+    def predictions_path(self):
         return self.path.with_suffix(".predictions.npz")
 
     @property
     def settings(self):
         """What its files must have been made with."""
-        e = self.experiment
+        e, share = self.experiment, self.experiment.size.curriculum
         return {"experiment": e.name, "model": self.name, "seed": e.seed, "steps": self.steps,
                 "class": str(e.pretraining.get(self.name)), **asdict(e.config),
                 **{k: getattr(e.size, k) for k in ("batch", "lr", "matrix_lr", "warmup")},
-                "curriculum": e.size.curriculum and [e.size.curriculum, e.size.first_dims]}
+                "curriculum": [share, e.size.first_dims] if share else 0.0}
 
     def reached(self):
         """The step that its checkpoint has reached; 0 without one. Reads the whole checkpoint."""
@@ -86,7 +91,7 @@ def load_model(model, optimizer=None, rng=None):
                     and 0 <= seconds <= 1e5 * step and len(losses) == kept
                     and all(type(loss) is float and 0 <= loss < 1e39 for loss in losses))
         if optimizer:
-            rng.bit_generator.state = extra["rng"]
+            rng.bit_generator.state = extra["rng"]  # of a wrong state, it takes what it can
             possible &= json.dumps(rng.bit_generator.state) == json.dumps(extra["rng"])
             squares = [a for name, a in optimizer.state.items() if name.startswith("v.")]
             possible &= optimizer.state["t"] == step and min(map(np.min, squares)) >= 0
@@ -146,21 +151,20 @@ def read_predictions(path):
 
 
 def needs_training(model):
-    """Whether it is neither finished nor measured: predictions suffice where a checkpoint is gone.
-    """
-    return model.reached() < model.steps and not model.predictions.is_file()
+    """Whether its checkpoint is unfinished, or gone, and it has no predictions either."""
+    return model.reached() < model.steps and not model.predictions_path.is_file()
 
 
 def needs_measuring(entry):
-    """Whether it is to be measured, once or again. Of models, only a finished one ever is."""
+    """Whether it has no predictions, or outdated ones; of a model, only if it is finished."""
     if entry.reached() < entry.steps:
         return False
-    if not entry.predictions.is_file():
+    if not entry.predictions_path.is_file():
         return True
-    sources = [entry.path] if entry.steps else [Path(m.__file__) for m in (baselines, tasks)]
+    sources = [entry.path] if entry.is_model else [Path(m.__file__) for m in (baselines, tasks)]
     newest = max((path.stat().st_mtime for path in sources if path.exists()), default=0)
-    return (newest > entry.predictions.stat().st_mtime
-            or read_predictions(entry.predictions)[0]["asked"] != entry.experiment.fingerprint)
+    return (newest > entry.predictions_path.stat().st_mtime
+            or read_predictions(entry.predictions_path)[0]["asked"] != entry.experiment.asked)
 
 
 def refuse_conflicts(entries, out):
@@ -168,13 +172,15 @@ def refuse_conflicts(entries, out):
     for path in (out / "results.csv", out / "report.html", *out.glob("*.svg")):
         if path.exists() and not path.is_file():
             raise icl.Refused(f"{path} is not a regular file")
-    finished = {entry.predictions for entry in entries if entry.reached() == entry.steps}
-    settings = {entry.predictions: entry.settings for entry in entries}
-    asked = {entry.path.parent: entry.experiment.fingerprint for entry in entries}
+    # reached() refuses a checkpoint that is damaged or another's.
+    can_answer = {entry.predictions_path for entry in entries if entry.reached() == entry.steps}
+    settings = {entry.predictions_path: entry.settings for entry in entries}
+    asked = {entry.path.parent: entry.experiment.asked for entry in entries}
     for path in out.glob("*/*.predictions.npz"):
         facts, _ = read_predictions(path)
         if path in settings:
             refuse_others(path, facts, settings[path])
-        if path not in finished and path.parent in asked and facts["asked"] != asked[path.parent]:
+        outdated = path.parent in asked and facts["asked"] != asked[path.parent]
+        if outdated and path not in can_answer:
             raise icl.Refused(f"{path} is for other prompts, and there is no finished model to "
                               "answer these")

@@ -23,24 +23,28 @@ GRACE_SECONDS = 30  # before a process is killed that was told to end: a step, a
 
 
 class Ended(Exception):
-    """Raised in a job that ends itself, when it sends, if it is told to end or its parent is gone.
+    """Raised by a job's send, if the job ends itself: it was told to end, or its parent is gone.
     (On Windows, a job that is told to end is killed.)"""
 
 
 def side_by_side(jobs, processes, status, ends_itself=False):
-    """Run jobs (function, *arguments), each in a process of its own. A job writes its own results.
+    """Run jobs (function, *arguments), each as function(*arguments, send) in its own process.
 
-    Each gets one argument more, a function that sends. status(indices of jobs under way, index ->
-    what a job sent last) is what to show. A job's icl.Refused or OSError ends all and is raised.
-    Jobs that are to end are killed, or if they end themselves, get Ended where they next send.
+    status(working, sent) -> the text to show. working: indices of jobs under way; sent: index ->
+    what a job sent last. A job's icl.Refused or OSError ends all, and is raised here. A job that is
+    to end is told so: it stops at once, or, if ends_itself, gets Ended where it next sends.
     """
-    spawn, waiting, working = multiprocessing.get_context("spawn"), list(enumerate(jobs)), {}
-    terminal, said, sent, stops = sys.stdout and sys.stdout.isatty(), time.monotonic(), {}, []
+    spawn = multiprocessing.get_context("spawn")
+    waiting = list(enumerate(jobs))
+    working = {}  # receiving end of its pipe -> index, process
+    sent = {}
+    interrupted = []  # by Ctrl-C, if it holds anything
+    terminal, said = sys.stdout and sys.stdout.isatty(), time.monotonic()
     in_main = threading.current_thread() is threading.main_thread()
     if in_main:  # Ctrl-C reaches no other
-        before = signal.signal(signal.SIGINT, lambda *_: stops.append(True))
+        before = signal.signal(signal.SIGINT, lambda *_: interrupted.append(True))
     try:
-        while (waiting or working) and not stops:
+        while (waiting or working) and not interrupted:
             while waiting and len(working) < processes:
                 i, job = waiting.pop(0)
                 receiver, sender = spawn.Pipe(duplex=False)
@@ -54,16 +58,18 @@ def side_by_side(jobs, processes, status, ends_itself=False):
             for receiver in multiprocessing.connection.wait(list(working), 0.2):
                 i, process = working[receiver]
                 try:
-                    sent[i] = receiver.recv()
+                    message = receiver.recv()
                 except EOFError:
                     del working[receiver]
                     process.join()
-                    if process.exitcode:  # a negative one: killed; this error is an OSError, too
-                        raise ChildProcessError(
+                    if process.exitcode:  # negative if it was killed
+                        raise ChildProcessError(  # an OSError
                             f"a process ended with exit code {process.exitcode}; unless it said "
                             "why, the same command goes on") from None
-                if isinstance(sent.get(i), Exception):  # why the job could not be done
-                    raise sent[i]
+                    continue
+                if isinstance(message, Exception):  # why the job could not be done
+                    raise message
+                sent[i] = message
     finally:
         for receiver, (_, process) in working.items():
             receiver.close()  # so that none waits to send
@@ -75,7 +81,7 @@ def side_by_side(jobs, processes, status, ends_itself=False):
             process.join()
         if in_main:
             signal.signal(signal.SIGINT, before)
-    if stops:
+    if interrupted:
         raise KeyboardInterrupt
     show_status("")
 
@@ -95,10 +101,15 @@ def start(process):
 @np.errstate(all="ignore")  # what is not finite is told in words
 def work(sender, ends_itself, function, *arguments):
     """Run a job in its process; an error is sent to the parent."""
-    told = []  # to end
+    told = []  # to end, if it holds anything
+
+    def end(*_):
+        told.append(True)
+        if not ends_itself:
+            sys.exit()  # after every `finally`
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # The other jobs end at once, but for what stands in a `finally`.
-    signal.signal(signal.SIGTERM, lambda *_: told.append(True) if ends_itself else sys.exit())
+    signal.signal(signal.SIGTERM, end)
 
     def send(message):
         try:
@@ -110,7 +121,7 @@ def work(sender, ends_itself, function, *arguments):
 
     try:
         function(*arguments, send)
-        if told:
+        if told:  # so it is not done; a parent that told it no longer listens
             raise icl.Refused("a process was told to end; the same command goes on")
     except (Exception, SystemExit) as error:  # a class of one's own can cause any
         if not isinstance(error, (icl.Refused, OSError)):
