@@ -48,8 +48,6 @@ def arrange(e, measured):
             shown = {"": f"{name} model" if name in e.pretraining else name,
                      "optimum": f"optimum of the {name} mixture",
                      "noisy": NOISY, "wary": WARY}[kind]
-            if kind in ("noisy", "wary") and name != "mixture":
-                shown += f" of {name}"
             if key in on:
                 if predictions.shape != on[key][TRUTH].shape:
                     raise ValueError(f"{shown} has {predictions.shape} on {key}")
@@ -66,7 +64,7 @@ def comparable(facts):
 def read(folder):
     """A list of Found, one for each experiment with predictions in a run's folder.
 
-    icl.Refused, by name, if there are files that cannot stand beside each other.
+    icl.Refused, by name, if there are none, or files that cannot stand beside each other.
     """
     found = []
     for name in EXPERIMENTS:
@@ -86,12 +84,19 @@ def read(folder):
             except Exception as error:  # whatever a stranger's file can cause
                 raise icl.Refused(f"{folder / name} holds predictions that cannot be shown: "
                                   f"{error!r}") from error
+    if not found:
+        raise icl.Refused(f"{folder} holds no predictions of a run")
     return found
+
+
+def those(values, *predictors):
+    """The values of these predictors, in this order, of those that were asked."""
+    return {p: values[p] for p in predictors if p in values}
 
 
 def errors(predicted, *predictors):
     """Predictor -> squared errors, of those that were asked."""
-    return {p: (predicted[p] - predicted[TRUTH]) ** 2 for p in predictors if p in predicted}
+    return {p: (v - predicted[TRUTH]) ** 2 for p, v in those(predicted, *predictors).items()}
 
 
 def sweep(found, name):
@@ -116,12 +121,13 @@ def selection_weight(predicted, classes, predictor):
     second class, so its own w is the mean of p, weighted in the same way by (b - a)^2. Where the
     two optima agree, E (b - a)^2 < 0.05, there is nothing to choose and no weight.
     """
-    a, b = (predicted[f"optimum of {name}"] for name in classes)
-    step = (b - a)[:, 1:]  # (B, N - 1): from no example nothing can be told
-    power = np.where((step**2).mean(0) > 0.05, (step**2).mean(0), np.nan)
-    share = (predicted[predictor] - a)[:, 1:] * step
-    w = share.mean(0) / power
-    return w + (share - w * step**2) / power  # their mean is w, their standard error w's
+    # From no example nothing can be told: so (B, N - 1) each.
+    a, b = (predicted[f"optimum of {name}"][:, 1:] for name in classes)
+    m = predicted[predictor][:, 1:]
+    top, bottom = (m - a) * (b - a), (b - a) ** 2
+    least = np.where(bottom.mean(0) > 0.05, bottom.mean(0), np.nan)  # (N - 1,)
+    w = top.mean(0) / least
+    return w + (top - w * bottom) / least  # their mean is w, their standard error w's
 
 
 def mean_and_error(values):
@@ -142,6 +148,7 @@ class Figure:
     x: np.ndarray    # (X,)
     lines: dict      # at most five
     ylabel: str = "squared error"
+    kind: str = "error"   # or "weight" or "function": what the y axis must hold
     log: str = ""         # axes with a logarithmic scale: "x", "y" or "xy"
     low: float = None     # where the y axis begins
     backdrop: tuple = ()  # a label, and (X,) to be drawn behind the lines
@@ -160,8 +167,8 @@ def figures_of(found):
     parts = {"One function": [picture(found, name) for name in PICTURES if name in found.sheets],
              "Within pretraining": inside, "Outside pretraining": outside,
              "Training": [training_figure(found)]}
-    return {part: [f for f in of if f.lines] for part, of in parts.items()
-            if any(f.lines for f in of)}
+    with_lines = {part: [f for f in figures if f.lines] for part, figures in parts.items()}
+    return {part: figures for part, figures in with_lines.items() if figures}
 
 
 def picture(found, name):
@@ -171,8 +178,8 @@ def picture(found, name):
         name, f"After {sheet.after[0]} examples: {PICTURES[name][0]}",
         "Dots are the examples in the prompt. Does the model's curve follow the true function?",
         "x", sheet.xs[:, -1, 0],
-        {p: predicted[p].T for p in (TRUTH, MIXED, "mixture model") if p in predicted},
-        "f(x)", dots=tuple(zip(sheet.xs[0, :-1, 0], sheet.ys[0, :-1])))
+        {p: v.T for p, v in those(predicted, TRUTH, MIXED, "mixture model").items()},
+        "f(x)", kind="function", dots=tuple(zip(sheet.xs[0, :-1, 0], sheet.ys[0, :-1])))
 
 
 def specialists(e):
@@ -188,10 +195,11 @@ def controls(e):
 def icl_figure(found, shown):
     """Errors by number of examples: the models beside least squares and the Lasso."""
     e, predicted = found.e, found.on[f"icl-{shown}"]
-    others, variance = ("least squares", "Lasso"), 1.0
-    caption = ("A specialist was trained on one class alone. Is the mixture model as good as the "
-               f"{shown} one, and does it leave the other behind?")
-    if shown not in e.classes:
+    if shown in e.classes:
+        others, variance = ("least squares", "Lasso"), 1.0
+        caption = ("A specialist was trained on one class alone. Is the mixture model as good as "
+                   f"the {shown} one, and does it leave the other behind?")
+    else:
         others, variance = (OWN, GP), 0.5  # of half of each
         caption = ("No model was trained on such functions. Their optimum shows what the examples "
                    "tell; a Gaussian process knows only that f is smooth.")
@@ -218,15 +226,18 @@ def optimum_figure(found, shown):
 def selection_figure(found, shown):
     """Which class's optimum the predictions are like, by number of examples."""
     e, predicted, (first, second) = found.e, found.on[f"icl-{shown}"], found.e.classes
-    there = {f"optimum of {first}", f"optimum of {second}"} <= predicted.keys()
+    lines = {}
+    if {f"optimum of {first}", f"optimum of {second}"} <= predicted.keys():
+        lines = {p: selection_weight(predicted, e.classes, p)
+                 for p in those(predicted, NOISY, MIXED, "mixture model")}
+    # The last place where there is a weight; 1 if there is none.
+    end = max((n for v in lines.values() for n in 1 + np.flatnonzero(~np.isnan(v[0]))), default=1)
     return Figure(
         f"selection-{shown}", f"{shown.capitalize()} functions: which class is selected?",
         f"At 0, predictions are those of the optimum for {first} functions; at 1, for {second} "
-        "ones. A line ends where these two agree, as no weight can be measured there.",
-        "examples in the prompt",
-        np.arange(1, e.n_points),
-        {p: selection_weight(predicted, e.classes, p) for p in (NOISY, MIXED, "mixture model")
-         if there and p in predicted}, f"weight on the {second} class")
+        "ones. Where these two agree, no weight can be measured, and none is shown.",
+        "examples in the prompt", np.arange(1, end + 1), {p: v[:, :end] for p, v in lines.items()},
+        f"weight on the {second} class", kind="weight")
 
 
 def after_words(e):
@@ -241,26 +252,26 @@ def nnz_figures(found):
         return []
     (x, predicted), when = sweep(found, "nnz"), after_words(e)
     along = f"non-zero coefficients of {d}", x
-    mean = {p: v.mean(2) for p, v in errors(predicted, *predicted).items()}
+    error_at = {p: v.mean(2) for p, v in errors(predicted, *predicted).items()}
     pairs = {p: (p, "mixture model") for p in ("dense model", "sparse model", MIXED)}
     pairs["dense to sparse model, for scale"] = "dense model", "sparse model"
     figures = [Figure(
         "nnz", f"From sparse to dense, {when}",
         f"Pretraining had functions with {e.size.nnz} and with all {d} non-zeros. In between, "
         "which specialist's error is the mixture model's like?", *along,
-        {p: mean[p] for p in (*controls(e), OWN, MIXED, "mixture model") if p in mean}), Figure(
-        "nnz-distance", f"Whose predictions are they, {when}?",
+        those(error_at, *controls(e), OWN, MIXED, "mixture model"))]
+    figures.append(Figure(
+        "nnz-distance", f"Nearest to the mixture model, {when}",
         "How far others' predictions are from the mixture model's. Near 0, it predicts as they "
         "do.", *along,
         {key: ((predicted[p] - predicted[q]) ** 2).mean(2) for key, (p, q) in pairs.items()
-         if p in predicted and q in predicted}, "squared distance")]
-    if "wide model" in mean:
+         if p in predicted and q in predicted}, "squared distance to it"))
+    if "wide model" in error_at:
         figures.append(Figure(
             "nnz-coverage", "All numbers of non-zeros in pretraining",
             f"The wide model was trained on functions with 1 to {d} non-zeros, the mixture model "
             "on two of these numbers. Beside each is the optimum of its own mixture.", *along,
-            {p: mean[p] for p in (OWN, WIDE_OPTIMUM, MIXED, "wide model", "mixture model")
-             if p in mean}))
+            those(error_at, OWN, WIDE_OPTIMUM, MIXED, "wide model", "mixture model")))
     return figures
 
 
@@ -271,26 +282,27 @@ def weights_figures(found):
         return []
     (x, predicted), (shown, repeated) = sweep(found, "weights"), sweep(found, "again")
     along = "weight w of w line + (1 - w) sinusoid"
-    mean = {p: v.mean(2) / (x**2 + (1 - x) ** 2) for p, v in errors(predicted, *predicted).items()}
+    error_at = {p: v.mean(2) / (x**2 + (1 - x) ** 2)
+                for p, v in errors(predicted, *predicted).items()}
     figures = [Figure(
         "weights", f"Between the two classes, {after_words(e)}",
         "Pretraining had only lines, at 1, and sinusoids, at 0. Does a model fail in between, "
         "where the optimum for these functions does not?", along, x,
-        {p: mean[p] for p in (*controls(e), GP, OWN, MIXED, "mixture model") if p in mean},
-        "squared error / Var f", log="y"), Figure(
+        those(error_at, *controls(e), GP, OWN, MIXED, "mixture model"),
+        "squared error / Var f", log="y")]
+    figures.append(Figure(
         "again", f"Asked an x just shown, after {e.after[-1]} examples",
         "The last x is one that the prompt has shown, together with its f(x). An error here "
         "contradicts the prompt's own examples.", along, shown,
         {p: v.mean(2) / (shown**2 + (1 - shown) ** 2)
          for p, v in errors(repeated, GP, OWN, MIXED, "mixture model").items()},
-        "squared error / Var f", log="y", low=1e-5)]
-    if "wide model" in mean:
+        "squared error / Var f", log="y", low=1e-5))
+    if "wide model" in error_at:
         figures.append(Figure(
             "weights-coverage", "Half-and-half in pretraining, too",
             "The wide model was trained on lines, sinusoids and half of each, the mixture model on "
             "the first two. Beside each is the optimum of its own mixture.", along, x,
-            {p: mean[p] for p in (OWN, WIDE_OPTIMUM, MIXED, "wide model", "mixture model")
-             if p in mean},
+            those(error_at, OWN, WIDE_OPTIMUM, MIXED, "wide model", "mixture model"),
             "squared error / Var f", log="y"))
     return figures
 
@@ -317,13 +329,14 @@ def training_figure(found):
     curves = {f"{name} model": np.array(facts["curve"]).T for name, facts in found.facts.items()
               if facts.get("curve")}
     x = np.arange(1, 41) / 40
+    # At each share, the mean of the curve's last five rows up to there.
     lines = {p: np.array([[over[step <= round(share * step[-1])][-5:].mean() for share in x]])
              for p, (step, over) in curves.items() if len(step) >= 40}
     return Figure(
         "training", f"{found.e.name.capitalize()}: how training went",
-        "The loss minus that of the exact optimum, below which no training can bring it. Does it "
-        "still fall at the end?", "share of the steps", x, lines, "loss minus optimum's",
-        log="y", low=1e-3)
+        "The loss minus that of the exact optimum: no training can bring it below 0, but for "
+        "chance. Does it still fall at the end?",
+        "share of the steps", x, lines, "loss minus optimum's", log="y", low=1e-3)
 
 
 # --------------------------------------------------------------------------------------- drawing
@@ -368,6 +381,11 @@ def text(x, y, words, anchor="middle"):
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{html.escape(words)}</text>'
 
 
+def number(v):
+    """A number of an axis in words: 0.00001, not 1e-05."""
+    return np.format_float_positional(v, 4, fractional=False, trim="-")
+
+
 def points(x, y):
     """Coordinates in SVG's words, without those that are nan."""
     return " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y) if b == b)
@@ -379,9 +397,9 @@ def limits(f, means):
         return f.low or 1e-4, min(2, np.nanmax(means, initial=1e-2) * 1.2)
     low, high = np.nanmin(means, initial=0.0), np.nanmax(means, initial=1e-9)
     low, high = low - 0.05 * (high - low), high + 0.05 * (high - low)
-    if f.ylabel.startswith("weight"):
-        high = max(1.05, high)
-    return (low, high) if f.ylabel == "f(x)" else (min(0, max(-0.2, low)), min(2, high))
+    if f.kind == "function":
+        return low, high
+    return min(0, max(-0.2, low)), min(2, max(1.05, high) if f.kind == "weight" else high)
 
 
 def draw(f):
@@ -394,9 +412,9 @@ def draw(f):
     x, inside, around, key = to_x(f.x), [], [], []
     for v in ticks(low, high, "y" in f.log):
         inside.append(f'<path class="grid" d="M{LEFT},{to_y(v):.1f}h{WIDTH}"/>')
-        around.append(text(LEFT - 8, to_y(v) + 5, f"{v:.4g}", "end"))
-    around += [text(to_x(v), BOTTOM + 20, f"{v:.4g}") for v in ticks(first, last, "x" in f.log)
-               if v == int(v) or f.x.dtype != int]
+        around.append(text(LEFT - 8, to_y(v) + 5, number(v), "end"))
+    around += [text(to_x(v), BOTTOM + 20, number(v)) for v in ticks(first, last, "x" in f.log)
+               if v == int(v) or f.x.dtype != int]  # no half examples
     if f.backdrop:
         label, v = f.backdrop
         outline = points(x, BOTTOM - 0.6 * HEIGHT * v / v.max())
@@ -409,6 +427,9 @@ def draw(f):
         band = points([*x, *x[::-1]], [*to_y(y + 1.96 * error), *to_y(y - 1.96 * error)[::-1]])
         inside.append(f'<polygon points="{band}" fill="{colour}" opacity=".18"/>'
                       f'<polyline points="{points(x, to_y(y))}" {pen}/>')
+        if len(x) < 8:  # so few places are marked
+            inside += [f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3.5" fill="{colour}"/>'
+                       for a, b in zip(x, to_y(y)) if b == b]
         key.append((predictor, f'<path d="M0,-6h30" {pen}/>'))
     inside += [f'<circle cx="{to_x(a):.1f}" cy="{to_y(b):.1f}" r="4" fill="currentColor"/>'
                for a, b in f.dots]
@@ -456,13 +477,13 @@ their pretraining, then what they do with functions from outside it.</p>
 <li>A <em>predictor</em> is whatever predicts: a trained model, least squares, the Lasso.</li>
 <li>A <em>specialist</em> was trained on one class of functions, the <em>mixture model</em> on two
 of them, half of its prompts from each.</li>
-<li>An <em>optimum</em> is the best that is possible, the exact posterior mean: for these functions,
-if one is told what class they are from; of the mixture, if one has to find out.</li>
+<li>An <em>optimum</em> is the best that is possible, the exact posterior mean. The one <em>for
+these functions</em> knows their class; the one <em>of the mixture</em> has to find it out.</li>
 <li>The <em>effective label noise</em> of a model says how near its optimum it is: that optimum
 would make errors as large as the model's if its labels had noise of this size. 0 is perfect.</li>
 </ul>
-<p>Errors are squared. Every class has Var f(x) = 1, so predicting zero costs 1. Bands in the
-figures are 95% intervals over prompts. A line along the lower edge of a figure lies below it.</p>
+<p>Errors are squared. On the classes of pretraining, predicting zero costs 1. Bands in the figures
+are 95% intervals over prompts. A line on the lower edge of a figure has values below the axis.</p>
 {body}
 <details><summary>Settings of every model</summary><ul><li>{settings}</ul></details></html>
 """
@@ -477,13 +498,9 @@ def html_table(rows):
 
 def summary(found):
     """The table that opens an experiment: mean errors over the prompt, a row a class."""
-    e, head = found.e, ["mean error over the prompt", "mixture model", "specialist",
-                        "the other specialist", MIXED, OWN]
-    rows = [head]
-    for shown in e.curves:
-        own = shown if shown in e.classes else list(e.classes)[-1]
-        other = next(c for c in e.classes if c != own)
-        names = "mixture model", f"{own} model", f"{other} model", MIXED, OWN
+    names = ["mixture model", *specialists(found.e), MIXED, OWN]
+    rows = [["mean error over the prompt", *names]]
+    for shown in found.e.curves:
         mean = {p: f"{v.mean():.3f}" for p, v in errors(found.on[f"icl-{shown}"], *names).items()}
         rows.append([f"{shown} functions", *(mean.get(p, "") for p in names)])
     return html_table(rows)
@@ -515,15 +532,13 @@ def page(everything, figures):
     """The report: what was trained, a section an experiment, and the settings, folded."""
     models = {f"{found.e.name}/{name}": facts for found in everything
               for name, facts in found.facts.items() if "seconds" in facts}
-    total = timedelta(seconds=round(sum(facts["seconds"] for facts in models.values())))
-    trained = f"{len(models)} models were trained, in {total} of one core's time." if models else (
-        "No model was trained yet.")
+    trained = f"{len(models) or 'No'} models were trained."
     body = []
     for found, of in zip(everything, figures):
         e = found.e
         body += [f"<h2>{e.name.capitalize()}: {' and '.join(e.classes)} functions</h2>",
-                 summary(found), f"<p>Effective label noise: "
-                 f"{'; '.join(noise_words(found.facts)) or 'no model is trained'}.</p>"]
+                 summary(found), "<p>Effective label noise, and its 95% interval:</p><ul><li>",
+                 "<li>".join(noise_words(found.facts)) or "no model is trained", "</ul>"]
         noise = found.facts.get("mixture", {}).get("noise", {})  # on all, and on each class
         near = 0.1 if e.name == "sparse" else 0.5  # tiny's lines and sinusoids show the picture
         if any(value > near for value, *_ in noise.values()):
@@ -568,8 +583,6 @@ def csv_rows(e, figures):
 def show(folder):
     """Write figures, results.csv and the report of a run's folder, and print the tables."""
     everything = read(folder)
-    if not everything:
-        raise icl.Refused(f"{folder} holds no predictions of a run")
     figures, table = [figures_of(found) for found in everything], io.StringIO()
     rows = csv.writer(table, lineterminator="\n")
     rows.writerow("experiment figure predictor x value standard_error quantity".split())
