@@ -145,8 +145,6 @@ def train(model, save_seconds=math.inf, send=lambda message: None):
         return
     state, optimum = resume(model), optimum_losses(model)
     model.path.parent.mkdir(parents=True, exist_ok=True)
-    # A folder that cannot be written to is found now, not at the first save.
-    write_curve(model.path.with_suffix(".csv"), state.losses, optimum)
     saved = time.monotonic()
     try:
         while state.step < model.steps:
@@ -217,7 +215,7 @@ def train_all(models, processes):
     at_start = [model.reached() for model in models]
     for model, step in zip(models, at_start):
         if 0 < step < model.steps:
-            resume(model)  # what cannot be gone on from is refused before any process starts
+            resume(model)  # called for its refusals alone, before any process starts
             print(f"{model.label} goes on from step {step:,} of {model.steps:,}", flush=True)
     print(f"training {len(models)} models; shown: steps done, loss minus optimum's", flush=True)
     jobs.side_by_side([(train, model, SAVE_SECONDS) for model in models], processes,
@@ -249,7 +247,7 @@ def time_left(models, steps, processes, sent):
     done = sum(points[i] * progress.step for i, progress in sent.items())
     spent = sum(progress.seconds for progress in sent.values())
     left = [n * (model.steps - step) for n, model, step in zip(points, models, steps)]
-    # No model is split between processes, so its own time is the least.
+    # The longest model's own time at least, as no model is split between processes.
     longest = max(max(left), sum(left) / min(processes, len(models)))
     return timedelta(seconds=round(spent / done * longest))
 
@@ -282,22 +280,21 @@ def measure(entry, predict=None):
     """
     e, name = entry.experiment, entry.name
     facts, arrays = {"size": asdict(e.size), "asked": e.asked}, {}
-    if predict:
-        facts["noise"] = noise_of(entry, predict)
-        s = facts["noise"]["pretraining"][0]
-    for sheet in sheets_of(e).values():
-        if not is_asked(e, name, sheet):
-            continue
-        if predict:
-            answers = {sheet.name: predict(sheet.xs, sheet.ys)}  # (B, N)
-            for kind, predictions in companions(e, name, s, sheet).items():
-                answers[f"{sheet.name}/{kind}"] = predictions
-        else:
-            answers = {sheet.name: untrained(e)[name](sheet)}
-        arrays |= {key: np.float32(answer[:, sheet.after]) for key, answer in answers.items()}
-    # A model's may be infinite after a rehearsal's single step; measure_job looks at them.
-    if not predict and any(np.isinf(a).any() for a in arrays.values()):
-        raise ValueError(f"{name} predicts what is infinite in float32")
+    sheets = [sheet for sheet in sheets_of(e).values() if is_asked(e, name, sheet)]
+
+    def keep(sheet, predictions, kind=""):
+        arrays[sheet.name + kind] = np.float32(predictions[:, sheet.after])  # of (B, N)
+
+    if not predict:
+        for sheet in sheets:
+            keep(sheet, untrained(e)[name](sheet))
+        return facts, arrays
+    facts["noise"] = noise_of(entry, predict)
+    s = facts["noise"]["pretraining"][0]
+    for sheet in sheets:
+        keep(sheet, predict(sheet.xs, sheet.ys))
+        for kind, predictions in companions(e, name, s, sheet).items():
+            keep(sheet, predictions, f"/{kind}")
     return facts, arrays
 
 
@@ -335,7 +332,7 @@ def rehearse(e):
                 if entry.is_model:
                     state = fresh(entry)
                     advance(entry, state)
-                    predict = partial(icl.predict, state.params, e.config)
+                    predict = partial(icl.predict, state.params, few.config)
                 measured[entry.name] = measure(entry, predict)
             found = report.arrange(few, measured)
             report.tables(found)
@@ -407,14 +404,18 @@ def is_shown(e, chosen, out):
 
 
 def stages(a):
-    """Train what is still to be trained, measure what is not yet measured, show what there is."""
+    """Train what is still to be trained, measure what is not yet measured, show what there is.
+
+    Of the models, `named` are those that --experiment names, `chosen` those that --only names, too.
+    Of each experiment that is shown, every entry is measured, as far as it can be.
+    """
     experiments = experiments_of(a)
     entries = [entry for e in experiments for entry in files.entries_of(e, a.out)]
     entries.sort(key=lambda entry: -entry.experiment.n_points * entry.steps)  # longest first
-    models = [entry for entry in entries if entry.is_model and is_named(entry, a.experiment)]
-    chosen = [model for model in models if a.only in (None, model.name, model.label)]
+    named = [entry for entry in entries if entry.is_model and is_named(entry, a.experiment)]
+    chosen = [model for model in named if a.only in (None, model.name, model.label)]
     if not chosen:
-        raise icl.Refused(f"there is no model {a.only!r}, but {', '.join(m.label for m in models)}")
+        raise icl.Refused(f"there is no model {a.only!r}, but {', '.join(m.label for m in named)}")
     shown = [e for e in experiments if is_shown(e, chosen, a.out)]
     to_show = [entry for entry in entries if entry.experiment in shown]
     files.refuse_conflicts(to_show, a.out)
@@ -430,7 +431,7 @@ def stages(a):
     jobs.side_by_side([(measure_job, entry) for entry in to_measure], a.processes,
                       lambda _, sent: f"measuring: {len(sent)} of {len(to_measure)} done")
     report.show(a.out)
-    if missing := [model.label for model in models if not model.predictions_path.is_file()]:
+    if missing := [model.label for model in named if not model.predictions_path.is_file()]:
         print(f"not trained yet, so not shown: {', '.join(missing)}", flush=True)
 
 

@@ -46,14 +46,11 @@ class Size:
 
     def check(self):
         """ValueError, by name, unless every field can be used."""
+        rate, two_or_more = ((int, float), 1e-30, 1e30), ((int,), 2, 1_000_000)
+        limits = {"lr": rate, "matrix_lr": rate, "curriculum": ((int, float), 0, 0.99),
+                  "sparse_points": two_or_more, "sine_points": two_or_more, "prompts": two_or_more}
         for name, value in asdict(self).items():
-            kinds, low, high = (int,), 1, 1_000_000
-            if name in ("sparse_points", "sine_points", "prompts"):
-                low = 2
-            elif name in ("lr", "matrix_lr"):
-                kinds, low, high = (int, float), 1e-30, 1e30
-            elif name == "curriculum":
-                kinds, low, high = (int, float), 0, 0.99
+            kinds, low, high = limits.get(name, ((int,), 1, 1_000_000))
             if type(value) not in kinds or not low <= value <= high:  # a bool is no int here
                 raise ValueError(f"{name} must be from {low} to {high:,}, not {value!r}")
         # Raises ValueError unless n_head divides n_embd.
@@ -104,7 +101,8 @@ class Experiment:
 
     def steps_of(self, model):
         """How many steps a model trains: a specialist's, times the classes in its mixture, so that
-        it sees as many prompts of each as their specialists; but at most three times."""
+        it sees as many prompts of each as their specialists; but, to end in time, at most 3 times.
+        """
         c = self.pretraining[model]
         classes = len(c.components) if isinstance(c, Mixture) else 1
         return self.steps * min(3, classes)
@@ -119,7 +117,7 @@ class Experiment:
         """All that predictors are asked, as JSON can hold it. A predictions file keeps it, and is
         out of date where it is no longer so."""
         def description(sheet):
-            a_label = f"{sheet.ys[0, -1]:.2f}"  # another one if the code of its class changed
+            a_label = f"{sheet.ys[0, -1]:.2f}"  # differs if the class samples or computes f anew
             return [str(sheet.function_class), sheet.after, a_label]
 
         return {"prompts": self.size.prompts, "nnz": self.size.nnz, "controls": self.controls,
@@ -218,7 +216,7 @@ def sweep_sheet(e, sweep, x, c):
     rng = e.stream(sweep, x)
     after = e.after[-1:] if sweep == "again" else e.after
     xs, ys = sample_prompts(c, rng, max(2, e.size.prompts // 2), after[-1] + 1)
-    if sweep == "again":
+    if sweep == "again":  # a random example of each prompt, once more at its end
         prompt, example = np.arange(len(xs)), rng.integers(xs.shape[1] - 1, size=len(xs))
         xs[:, -1], ys[:, -1] = xs[prompt, example], ys[prompt, example]
     return Sheet(f"{sweep}-{x:g}", c, xs, ys, after)
@@ -250,28 +248,20 @@ WIDE_OPTIMUM = "optimum of the wide mixture"
 
 def untrained(e):
     """Name -> function of a sheet that returns predictions (B, N): all that nobody trains."""
-    def least_squares(sheet):
-        return baselines.least_squares(sheet.xs, sheet.ys)
-
     def lasso(sheet):  # with the best alpha for each number of examples
         alphas = baselines.tune_lasso(sheet.function_class, e.stream(sheet.name, "lasso"),
                                       sheet.xs.shape[1], n_prompts=min(300, e.size.prompts))
         return baselines.lasso(sheet.xs, sheet.ys, alphas)
 
-    def optimum(c, sheet):
-        return baselines.bayes(c)(sheet.xs, sheet.ys)
+    def optimum_of(c):
+        return lambda sheet: baselines.bayes(c)(sheet.xs, sheet.ys)
 
-    def own_optimum(sheet):
-        return optimum(sheet.function_class, sheet)
-
-    def gaussian_process(sheet):
-        return baselines.gaussian_process(sheet.xs, sheet.ys)
-
-    predictors = {"least squares": least_squares, "Lasso": lasso,
-                  MIXED: partial(optimum, e.mixture), OWN: own_optimum}
-    predictors |= {f"optimum of {name}": partial(optimum, c) for name, c in e.classes.items()}
+    predictors = {"least squares": lambda sheet: baselines.least_squares(sheet.xs, sheet.ys),
+                  "Lasso": lasso, MIXED: optimum_of(e.mixture),
+                  OWN: lambda sheet: optimum_of(sheet.function_class)(sheet)}
+    predictors |= {f"optimum of {name}": optimum_of(c) for name, c in e.classes.items()}
     if e.mixture.n_dims == 1:
-        predictors[GP] = gaussian_process
+        predictors[GP] = lambda sheet: baselines.gaussian_process(sheet.xs, sheet.ys)
     return predictors
 
 
@@ -286,7 +276,7 @@ def companions(e, model, s, sheet):
         return {"optimum": baselines.bayes(e.pretraining["wide"])(sheet.xs, sheet.ys)}
     if model != "mixture":
         return {}
-    s = float(np.nan_to_num(s, nan=1.0, posinf=1.0))  # 1 is the largest that was tried
+    s = float(np.nan_to_num(s, nan=1.0, posinf=1.0))  # if no s fits: the largest that was tried
     learner = baselines.bayes(e.mixture, s)
     predictions = {"wary": learner(sheet.xs, sheet.ys)}
     if sheet.name.startswith("icl-"):

@@ -1,15 +1,12 @@
 """What stands between the stages: a predictor's files, which of them a run can use, and which it
 must refuse.
 
-    an entry has                           a run
-    no predictions                         trains it, if it is a model, and measures it
-    predictions for the same prompts       uses them, even if the checkpoint is gone
-    predictions for other prompts          measures it again, which needs a finished checkpoint
-    a checkpoint younger than those        measures it again
-    none, as nobody trains it, and a       measures it again
-        younger baselines.py or tasks.py
-
-What is refused is named, and nothing of it is changed.
+A run
+- trains a model that has neither predictions nor a finished checkpoint;
+- measures a predictor that has no predictions, or outdated ones: for other prompts, or older than
+  its checkpoint (where nobody trains it: than baselines.py or tasks.py);
+- uses all other predictions, even if the checkpoint is gone;
+- refuses what was made with other settings, by name, and changes nothing of it.
 """
 import io
 import json
@@ -85,20 +82,20 @@ def load_model(model, optimizer=None, rng=None):
     params, config, extra = icl.load_checkpoint(model.path, optimizer)
     refuse_others(model.path, extra, model.settings)
     try:
-        step, seconds, losses = extra["step"], extra["seconds"], extra.get("losses", [])
+        step, losses = extra["step"], extra.get("losses", [])
         kept = 0 if step == model.steps else step  # a finished model keeps no losses
-        possible = (config == model.experiment.config and 0 <= step <= model.steps
-                    and 0 <= seconds <= 1e5 * step and len(losses) == kept
-                    and all(type(loss) is float and 0 <= loss < 1e39 for loss in losses))
+        if not (config == model.experiment.config and 0 <= step <= model.steps
+                and 0 <= extra["seconds"] <= 1e5 * step and len(losses) == kept
+                and all(type(loss) is float and 0 <= loss < 1e39 for loss in losses)):
+            raise ValueError("its steps, seconds or losses cannot be")
         if optimizer:
-            rng.bit_generator.state = extra["rng"]  # of a wrong state, it takes what it can
-            possible &= json.dumps(rng.bit_generator.state) == json.dumps(extra["rng"])
+            rng.bit_generator.state = extra["rng"]
             squares = [a for name, a in optimizer.state.items() if name.startswith("v.")]
-            possible &= optimizer.state["t"] == step and min(map(np.min, squares)) >= 0
-    except Exception:  # whatever a stranger's file can cause
-        possible = False
-    if not possible:
-        raise icl.Refused(f"{model.path} holds no state that training can be in")
+            if (rng.bit_generator.state != extra["rng"]  # it took what it could
+                    or optimizer.state["t"] != step or any((v < 0).any() for v in squares)):
+                raise ValueError("its rng or optimiser cannot be after so many steps")
+    except Exception as error:  # whatever a stranger's file can cause
+        raise icl.Refused(f"{model.path} holds no state of training: {error!r}") from error
     return params, extra
 
 
@@ -117,6 +114,8 @@ def read_curve(path):
 
 def write_predictions(path, facts, arrays):
     """Write what a predictor answered: facts, which JSON can hold, and name -> array."""
+    if infinite := [name for name, a in arrays.items() if np.isinf(a).any()]:
+        raise ValueError(f"{path} would be infinite on {infinite[0]}")
     packed = io.BytesIO()
     np.savez(packed, header=np.array(json.dumps(facts, default=np.generic.item)), **arrays)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -131,7 +130,8 @@ def read_predictions(path):
         with np.load(path, allow_pickle=False) as npz:
             arrays = dict(npz)
         facts = json.loads(str(arrays.pop("header")))
-        facts["asked"]["sheets"], facts["size"], facts["made_by"]  # KeyError where one is not
+        if missing := {"asked", "size", "made_by"} - facts.keys():
+            raise ValueError(f"it lacks {min(missing)}")
         model, seconds = facts["settings"]["model"], facts.get("seconds", 0)
         if path.name != f"{model.replace(' ', '-')}.predictions.npz":
             raise ValueError(f"it has the predictions of {model}, by its name another's")
@@ -162,7 +162,7 @@ def needs_measuring(entry):
     if not entry.predictions_path.is_file():
         return True
     sources = [entry.path] if entry.is_model else [Path(m.__file__) for m in (baselines, tasks)]
-    newest = max((path.stat().st_mtime for path in sources if path.exists()), default=0)
+    newest = max(path.stat().st_mtime for path in sources)
     return (newest > entry.predictions_path.stat().st_mtime
             or read_predictions(entry.predictions_path)[0]["asked"] != entry.experiment.asked)
 
@@ -172,15 +172,11 @@ def refuse_conflicts(entries, out):
     for path in (out / "results.csv", out / "report.html", *out.glob("*.svg")):
         if path.exists() and not path.is_file():
             raise icl.Refused(f"{path} is not a regular file")
-    # reached() refuses a checkpoint that is damaged or another's.
-    can_answer = {entry.predictions_path for entry in entries if entry.reached() == entry.steps}
-    settings = {entry.predictions_path: entry.settings for entry in entries}
-    asked = {entry.path.parent: entry.experiment.asked for entry in entries}
-    for path in out.glob("*/*.predictions.npz"):
-        facts, _ = read_predictions(path)
-        if path in settings:
-            refuse_others(path, facts, settings[path])
-        outdated = path.parent in asked and facts["asked"] != asked[path.parent]
-        if outdated and path not in can_answer:
-            raise icl.Refused(f"{path} is for other prompts, and there is no finished model to "
-                              "answer these")
+    for entry in entries:
+        finished = entry.reached() == entry.steps  # refuses a checkpoint that is another's
+        if entry.predictions_path.exists():
+            facts, _ = read_predictions(entry.predictions_path)
+            refuse_others(entry.predictions_path, facts, entry.settings)
+            if facts["asked"] != entry.experiment.asked and not finished:
+                raise icl.Refused(f"{entry.predictions_path} is for other prompts, and there is no "
+                                  "finished model to answer these")

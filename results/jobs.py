@@ -38,13 +38,14 @@ def side_by_side(jobs, processes, status, ends_itself=False):
     waiting = list(enumerate(jobs))
     working = {}  # receiving end of its pipe -> index, process
     sent = {}
-    interrupted = []  # by Ctrl-C, if it holds anything
-    terminal, said = sys.stdout and sys.stdout.isatty(), time.monotonic()
+    interrupted = threading.Event()  # by Ctrl-C
+    pause = 0.2 if sys.stdout and sys.stdout.isatty() else 10  # seconds between two lines of status
+    said = time.monotonic()
     in_main = threading.current_thread() is threading.main_thread()
     if in_main:  # Ctrl-C reaches no other
-        before = signal.signal(signal.SIGINT, lambda *_: interrupted.append(True))
+        before = signal.signal(signal.SIGINT, lambda *_: interrupted.set())
     try:
-        while (waiting or working) and not interrupted:
+        while (waiting or working) and not interrupted.is_set():
             while waiting and len(working) < processes:
                 i, job = waiting.pop(0)
                 receiver, sender = spawn.Pipe(duplex=False)
@@ -52,7 +53,7 @@ def side_by_side(jobs, processes, status, ends_itself=False):
                 start(process)
                 sender.close()  # only the process has it: where it ends, the pipe ends
                 working[receiver] = i, process
-            if time.monotonic() > said + (0.2 if terminal else 10):
+            if time.monotonic() > said + pause:
                 said = time.monotonic()
                 show_status(status([i for i, _ in working.values()], sent))
             for receiver in multiprocessing.connection.wait(list(working), 0.2):
@@ -61,11 +62,7 @@ def side_by_side(jobs, processes, status, ends_itself=False):
                     message = receiver.recv()
                 except EOFError:
                     del working[receiver]
-                    process.join()
-                    if process.exitcode:  # negative if it was killed
-                        raise ChildProcessError(  # an OSError
-                            f"a process ended with exit code {process.exitcode}; unless it said "
-                            "why, the same command goes on") from None
+                    check_end(process)
                     continue
                 if isinstance(message, Exception):  # why the job could not be done
                     raise message
@@ -77,13 +74,21 @@ def side_by_side(jobs, processes, status, ends_itself=False):
         end = time.monotonic() + GRACE_SECONDS
         for _, process in working.values():
             process.join(max(0, end - time.monotonic()))
-            process.kill()  # if it was stopped, say
+            process.kill()  # if it has not ended in time
             process.join()
         if in_main:
             signal.signal(signal.SIGINT, before)
-    if interrupted:
+    if interrupted.is_set():
         raise KeyboardInterrupt
     show_status("")
+
+
+def check_end(process):
+    """ChildProcessError, an OSError, if a process did not end well."""
+    process.join()
+    if process.exitcode:  # negative if it was killed
+        raise ChildProcessError(f"a process ended with exit code {process.exitcode}; unless it "
+                                "said why, the same command goes on")
 
 
 def start(process):
@@ -101,10 +106,10 @@ def start(process):
 @np.errstate(all="ignore")  # what is not finite is told in words
 def work(sender, ends_itself, function, *arguments):
     """Run a job in its process; an error is sent to the parent."""
-    told = []  # to end, if it holds anything
+    told = threading.Event()  # to end
 
     def end(*_):
-        told.append(True)
+        told.set()
         if not ends_itself:
             sys.exit()  # after every `finally`
 
@@ -115,13 +120,13 @@ def work(sender, ends_itself, function, *arguments):
         try:
             sender.send(message)
         except BrokenPipeError:  # the parent was killed
-            told.append(True)
-        if told:
+            told.set()
+        if told.is_set():
             raise Ended
 
     try:
         function(*arguments, send)
-        if told:  # so it is not done; a parent that told it no longer listens
+        if told.is_set():  # so it is not done; a parent that told it no longer listens
             raise icl.Refused("a process was told to end; the same command goes on")
     except (Exception, SystemExit) as error:  # a class of one's own can cause any
         if not isinstance(error, (icl.Refused, OSError)):
