@@ -62,7 +62,7 @@ def lasso(xs, ys, alpha):
 def _descend(w, G, c, y2, alpha):
     """Solve the Lasso in place for w (d, B), given G = X^T X / n, c = X^T y / n, y2 = y^T y / n."""
     todo, v = np.arange(w.shape[1]), w.copy()  # the prompts that are not solved yet, and their w
-    for _ in range(1000):
+    for _ in range(1000):  # 10,000 sweeps, and after every ten a look at the gap
         r = c - (G * v).sum(1)  # (d, B)
         done = _duality_gap(v, r, c, y2, alpha) <= 1e-10 * y2  # (B,)
         w[:, todo[done]] = v[:, done]
@@ -92,8 +92,8 @@ def _stride(v, step, r, G_step, alpha):
 
     Where two inputs nearly agree, sweeps shift weight between them in tiny equal steps: one prompt
     in fifty would be far from solved after 10,000 sweeps (alpha 0.03). While no weight changes
-    sign, the objective is a parabola, its least minus slope t + bend t^2 / 2: go to its lowest
-    point, t = slope / bend, or until a weight is zero.
+    sign, the objective at v + t step is that at v, minus slope t, plus bend t^2 / 2: go to its
+    lowest point, t = slope / bend, or until a weight is zero.
     """
     side = np.sign(np.where(v == 0, step, v))  # (d, B), the signs of v + t step
     slope = (step * (r - alpha * side)).sum(0)  # (B,)
@@ -107,7 +107,8 @@ def _duality_gap(w, r, c, y2, alpha):
 
     The residual e = y - X w, scaled by s so that every |X^T (s e)| / n <= alpha, is a dual point:
     gap = |e|^2 / 2n + alpha |w|_1 - s (e . y) / n + s^2 |e|^2 / 2n. Source: Kim et al. 2007, "An
-    interior-point method for large-scale l1-regularized least squares", section III.A.
+    interior-point method for large-scale l1-regularized least squares", section III.A (their lambda
+    is 2 n alpha).
     """
     wc = (w * c).sum(0)
     e2 = np.maximum(y2 - wc - (w * r).sum(0), 0)  # |y - X w|^2 / n
@@ -143,7 +144,7 @@ def gaussian_process(xs, ys):
 
 def bayes(function_class, label_noise=0.0):
     """The exact posterior mean of a class, a predictor. It believes that labels carry noise of
-    standard deviation label_noise; where they do, none has a lower expected squared error.
+    standard deviation label_noise. If they do, no predictor has a lower expected squared error.
 
     A class is a set of hypotheses, each with a prior probability. Under one hypothesis,
     f(x) = phi . w, with features phi of x and w ~ N(0, I). The posterior of w is then Gaussian: one
@@ -171,11 +172,12 @@ def class_probabilities(mixture, label_noise=0.0):
     Entry k is the probability of each component given the examples 1..k-1; label_noise as in bayes.
     """
     posterior = _posterior(mixture, label_noise)
-    owner = np.array([i for i, c in enumerate(mixture.components) for _ in c.hypotheses()])
+    sizes = [len(c.hypotheses()) for c in mixture.components]
+    owner = np.repeat(np.arange(len(sizes)), sizes)  # group -> its component
 
     def probabilities(xs, ys):
         parts = posterior(xs, ys)[1]  # (groups, B, N)
-        return np.stack([parts[owner == i].sum(0) for i in range(len(mixture.components))], axis=-1)
+        return np.stack([parts[owner == i].sum(0) for i in range(len(sizes))], axis=-1)
 
     return probabilities
 
@@ -259,9 +261,10 @@ def effective_noise(predictor, function_class, rng, n_points, n_prompts=1000,
     s = inf: worse than the grid's last learner, whose errors are then returned. s = nan: too little
     data, only one prompt or one point, or predictions that are nan.
 
-    Added noise tells the learner nothing new, so its expected error cannot fall as s grows: s is
-    unique, or the least of a stretch. It says how large a model's errors are, not how they come
-    about. On sinusoids, whose grid acts like a noise of 0.011, an s below 0.02 means nothing.
+    Added noise tells the learner nothing new, so its expected error on prompts of function_class
+    cannot fall as s grows: s is unique, or the least of a stretch. On a part of it that need not be
+    so: s is the first crossing. It says how large a model's errors are, not how they come about. On
+    sinusoids, whose grid of frequencies acts like a noise of 0.011, an s below 0.02 means nothing.
     """
     if not len(grid) or list(grid) != sorted(grid):
         raise ValueError(f"grid must rise, not {grid}")

@@ -100,7 +100,8 @@ def gelu(x):
     (1 + tanh(v / 2)) / 2. Source: Hendrycks, Gimpel 2016, arXiv 1606.08415, section 2.
     """
     a, b = math.sqrt(8 / math.pi), 0.044715 * math.sqrt(8 / math.pi)
-    p = 1 / (1 + np.exp(x * (-a - b * (x * x))))
+    v = x * (a + b * (x * x))
+    p = 1 / (1 + np.exp(-v))
     y = x * p
     return y, lambda dy: dy * (p + y * (1 - p) * (a + 3 * b * (x * x)))
 
@@ -206,11 +207,11 @@ def block(x, params, name, config, stride=1):
     heads, attention_backward = attention(qkv.reshape(B, T, 3 * C), config.n_head)  # (B, T, C)
     attn, attn_c_proj_backward = layer(linear, heads.reshape(-1, C), params, f"{name}.attn.c_proj")
     h = x + attn.reshape(B, T, C)
-    h = h[:, ::stride].reshape(-1, C)  # (M, C), M = B N from here on if stride is 2
+    h = h[:, ::stride].reshape(-1, C)  # rows that go on: (M', C), M' = M, or B N if stride is 2
     n2, ln_2_backward = layer(layernorm, h, params, f"{name}.ln_2")
-    fc, c_fc_backward = layer(linear, n2, params, f"{name}.mlp.c_fc")  # (M, 4C)
+    fc, c_fc_backward = layer(linear, n2, params, f"{name}.mlp.c_fc")  # (M', 4C)
     act, gelu_backward = gelu(fc)
-    mlp, mlp_c_proj_backward = layer(linear, act, params, f"{name}.mlp.c_proj")  # (M, C)
+    mlp, mlp_c_proj_backward = layer(linear, act, params, f"{name}.mlp.c_proj")  # (M', C)
 
     def backward(dy, grads):
         dy = dy.reshape(-1, C)
@@ -218,12 +219,12 @@ def block(x, params, name, config, stride=1):
         dfc = gelu_backward(dact)
         dn2 = c_fc_backward(dfc, grads)
         dh = dy + ln_2_backward(dn2, grads)
-        dx = np.zeros_like(x)  # (B, T, C), zero at tokens that did not go on
-        dx[:, ::stride] = dh.reshape(B, -1, C)
-        dheads = attn_c_proj_backward(dx.reshape(-1, C), grads)
-        dqkv = attention_backward(dheads)
+        dh_all = np.zeros_like(x)  # (B, T, C), zero at tokens that did not go on
+        dh_all[:, ::stride] = dh.reshape(B, -1, C)
+        dheads = attn_c_proj_backward(dh_all.reshape(-1, C), grads)
+        dqkv = attention_backward(dheads.reshape(B, T, C))
         dn1 = c_attn_backward(dqkv.reshape(-1, 3 * C), grads)
-        return dx + ln_1_backward(dn1, grads).reshape(B, T, C)
+        return dh_all + ln_1_backward(dn1, grads).reshape(B, T, C)
 
     return (h + mlp).reshape(B, -1, C), backward
 
@@ -255,11 +256,14 @@ def transformer(params, config, xs, ys):
     return predictions.reshape(B, -1), backward
 
 
-# --------------------------------------------------------------------------------------- training
+# ------------------------------------------------------------------------ predictions, and checks
 
-# glibc takes each large block anew from the system, until one as large was freed; from then on it
-# reuses such blocks. So free one of 31 MB, nearly the largest: a step is 10% faster.
-np.empty(31 << 20, np.uint8)
+def keep_freed_memory():
+    """Make glibc reuse large blocks, by freeing one of nearly its limit: a step is 10% faster."""
+    np.empty(31 << 20, np.uint8)
+
+
+keep_freed_memory()
 
 
 def chunks(xs, *others):
@@ -305,6 +309,8 @@ def predict(params, config, xs, ys):
     return np.concatenate([transformer(params, config, *chunk)[0] for chunk in chunks(xs, ys)])
 
 
+# --------------------------------------------------------------------------------------- training
+
 def loss_and_grads(params, config, xs, ys, weights=None):
     """The mean of weights * (prediction - y)^2, and its gradients under the parameters' names.
     weights (B, N), all 1 if not given. ValueError as in predict."""
@@ -331,7 +337,8 @@ def loss_weights(xs, ys):
     or later, the posterior mean still has the least loss. ValueError as check_prompts.
     """
     check_prompts(xs, ys)
-    before = np.cumsum(np.pad(ys, ((0, 0), (1, 0)))[:, :-1] ** 2, axis=1)  # sum_{i<k} y_i^2
+    before = np.zeros_like(ys)  # sum_{i<k} y_i^2
+    before[:, 1:] = np.cumsum(ys[:, :-1] ** 2, axis=1)
     v = (1 + before) / np.arange(1, ys.shape[1] + 1, dtype=ys.dtype)
     return (1 + xs.shape[2]) / (v * (1 + np.sum(xs * xs, axis=2)))
 
@@ -389,8 +396,9 @@ class Adam:
 class Muon(Adam):
     """Muon for the blocks' matrices, Adam for the rest.
 
-    m = b m + g,  p -= matrix_lr U S' V^T,  where g + b m = U S V^T, and S' is about one: a step is
-    as large in every direction. Source: Jordan 2024, https://kellerjordan.github.io/posts/muon/
+    m = b m + g,  p -= matrix_lr U S' V^T,  where g + b m = U S V^T, and S' is near one: a step is
+    about as large in every direction. Without Jordan's factor for the matrix's shape.
+    Source: Jordan 2024, https://kellerjordan.github.io/posts/muon/
     """
     def __init__(self, params, lr, matrix_lr, momentum=0.9, **adam):
         super().__init__(params, lr, **adam)
@@ -409,7 +417,7 @@ class Muon(Adam):
 
 
 def orthogonalise(x):
-    """A matrix X = U S V^T with its singular values, the diagonal of S, set to about one.
+    """A matrix X = U S V^T with its singular values, the diagonal of S, set to 0.7 to 1.2.
 
     Five Newton-Schulz steps X' = P X with P = a I + b A + c A A, A = X X^T; a, b, c are Jordan's.
     P is symmetric, so A' = X' X'^T = P A P. A and P are small squares, even where X is wide: so
@@ -429,7 +437,7 @@ def orthogonalise(x):
 # ------------------------------------------------------------------------------------ checkpoints
 
 class Refused(ValueError):
-    """The input is at fault, not the program: the message, of one line, is all its user needs."""
+    """The user's input is at fault, not the program: show the message, one line, no traceback."""
     def __str__(self):  # a path may hold line breaks
         return " ".join(super().__str__().splitlines())
 

@@ -14,7 +14,8 @@ Each class has an input dimension, n_dims, and two methods:
 
 A class of your own needs these three, and must be a frozen dataclass: its text, such as
 DenseLinear(n_dims=8), stands in files and must tell it from others.
-All are scaled to Var f(x) = 1 over f and x, so that predicting zero costs 1; combinations are not.
+The classes here are scaled to Var f(x) = 1 over f and x, so that predicting zero costs 1; a
+ConvexCombination is not.
 """
 import math
 import numbers
@@ -32,7 +33,7 @@ class Hypotheses:
     features: x (B, d) -> phi (F, M, B), F features of x under each of the M; for sinusoids, say,
     sin and cos of each frequency times x.
     SparseLinear(8, 2) is one group: M = 28 pairs of inputs, F = 2. Sinusoid is one: M = 320
-    frequencies, F = 2. A mixture has those of its components.
+    frequencies, F = 2. A mixture's list holds the groups of all its components.
     prior: (M,), each hypothesis's probability. noise: the variance of y around f(x) that the
     posterior assumes, small beside Var f = 1. The prompts have none; without it, once w is
     determined, the posterior would divide by a variance of zero.
@@ -42,7 +43,7 @@ class Hypotheses:
     noise: float
 
     def __post_init__(self):
-        prior = np.asanyarray(self.prior)  # so that is_real sees a mask
+        prior = np.asanyarray(self.prior)  # keeps a mask (numpy.ma), so that is_real refuses it
         if prior.ndim != 1 or not is_real(prior):
             raise ValueError(f"prior must be real numbers (M,), not {prior.dtype} {prior.shape}")
         object.__setattr__(self, "prior", prior)  # the way to set a field of a frozen dataclass
@@ -120,6 +121,7 @@ class Sinusoid:
 
     def sample(self, rng, batch_size):
         a, b = rng.standard_normal((2, batch_size, 1))
+        # Drawn even if it is fixed, so that rng goes on alike at every frequency.
         omega = rng.gamma(self.shape, self.scale, (batch_size, 1))
         if self.frequency is not None:
             omega[:] = self.frequency
@@ -128,9 +130,9 @@ class Sinusoid:
     def hypotheses(self):
         """One per frequency of an even grid: spacing 1/40 of Gamma's mean, up to 8 times that mean.
 
-        Points of equal probability would leave the tails bare. The noise covers the rounding of a
-        true frequency to the grid. That error is uniform, of variance spacing^2 / 12, so the phase
-        omega x is off by E[x^2] spacing^2 / 12 in the mean square, and f by as much: 1.2e-4.
+        Points of equal probability would leave the tails bare. The noise covers the rounding to
+        the grid: a frequency is off by spacing^2 / 12 in the mean square; the phase omega x, and f,
+        by that times E[x^2] = 1. By default that is 1.2e-4.
         """
         if self.frequency is not None:
             grid, prior, noise = np.array([self.frequency]), np.ones(1), 1e-10
@@ -172,7 +174,8 @@ class Mixture:
 
     def sample(self, rng, batch_size):
         which = rng.choice(len(self.components), batch_size, p=self.weights)
-        functions = [c.sample(rng, batch_size) for c in self.components]  # each for all prompts
+        # Every component draws for all prompts; `which` picks one for each.
+        functions = [c.sample(rng, batch_size) for c in self.components]
         return lambda xs: np.stack([f(xs) for f in functions])[which, np.arange(batch_size)]
 
     def hypotheses(self):

@@ -41,17 +41,16 @@ class Found:
 def arrange(e, measured):
     """Found, from the facts and arrays of each predictor that is measured."""
     sheets = sheets_of(e)
-    on = {key: {TRUTH: sheet.ys[:, sheet.after].astype(float)} for key, sheet in sheets.items()}
+    on = {name: {TRUTH: sheet.ys[:, sheet.after].astype(float)} for name, sheet in sheets.items()}
     for name, (facts, arrays) in measured.items():
+        labels = {"": f"{name} model" if name in e.pretraining else name,
+                  "optimum": f"optimum of the {name} mixture", "noisy": NOISY, "wary": WARY}
         for key, predictions in arrays.items():
-            key, _, kind = key.partition("/")
-            shown = {"": f"{name} model" if name in e.pretraining else name,
-                     "optimum": f"optimum of the {name} mixture",
-                     "noisy": NOISY, "wary": WARY}[kind]
-            if key in on:
-                if predictions.shape != on[key][TRUTH].shape:
-                    raise ValueError(f"{shown} has {predictions.shape} on {key}")
-                on[key][shown] = predictions.astype(float)
+            sheet, _, kind = key.partition("/")
+            if sheet in on:
+                if predictions.shape != on[sheet][TRUTH].shape:
+                    raise ValueError(f"{labels[kind]} has {predictions.shape} on {sheet}")
+                on[sheet][labels[kind]] = predictions.astype(float)
     return Found(e, on, sheets, {name: facts for name, (facts, _) in measured.items()})
 
 
@@ -174,12 +173,13 @@ def figures_of(found):
 def picture(found, name):
     """One function, and what the mixture model predicts everywhere from ten examples of it."""
     sheet, predicted = found.sheets[name], found.on[name]
+    # (101 prompts, 1 place) each; drawn as one prompt at 101 places.
+    lines = {p: v.T for p, v in those(predicted, TRUTH, MIXED, "mixture model").items()}
     return Figure(
         name, f"After {sheet.after[0]} examples: {PICTURES[name][0]}",
         "Dots are the examples in the prompt. Does the model's curve follow the true function?",
-        "x", sheet.xs[:, -1, 0],
-        {p: v.T for p, v in those(predicted, TRUTH, MIXED, "mixture model").items()},
-        "f(x)", kind="function", dots=tuple(zip(sheet.xs[0, :-1, 0], sheet.ys[0, :-1])))
+        xlabel="x", x=sheet.xs[:, -1, 0], lines=lines, ylabel="f(x)", kind="function",
+        dots=tuple(zip(sheet.xs[0, :-1, 0], sheet.ys[0, :-1])))
 
 
 def specialists(e):
@@ -205,9 +205,9 @@ def icl_figure(found, shown):
                    "tell; a Gaussian process knows only that f is smooth.")
     lines = errors(predicted, *specialists(e), *others, "mixture model")
     return Figure(f"icl-{shown}", f"{shown.capitalize()} functions: who learns them?", caption,
-                  "examples in the prompt", np.arange(e.n_points),
-                  {p: v / variance for p, v in lines.items()}, "squared error / Var f",
-                  log="y" if e.mixture.n_dims == 1 else "")
+                  xlabel="examples in the prompt", x=np.arange(e.n_points),
+                  lines={p: v / variance for p, v in lines.items()},
+                  ylabel="squared error / Var f", log="y" if e.mixture.n_dims == 1 else "")
 
 
 def optimum_figure(found, shown):
@@ -218,8 +218,8 @@ def optimum_figure(found, shown):
         "The optimum of the mixture has the least error that is possible without being told the "
         "class. The noisy ideal learner is that optimum with labels so noisy that its error, "
         "averaged over prompts of both classes, is the mixture model's.",
-        "examples in the prompt", np.arange(e.n_points),
-        errors(predicted, NOISY, MIXED, f"{shown} model", "mixture model"),
+        xlabel="examples in the prompt", x=np.arange(e.n_points),
+        lines=errors(predicted, NOISY, MIXED, f"{shown} model", "mixture model"),
         log="y" if e.mixture.n_dims == 1 else "")
 
 
@@ -236,8 +236,9 @@ def selection_figure(found, shown):
         f"selection-{shown}", f"{shown.capitalize()} functions: which class is selected?",
         f"At 0, predictions are those of the optimum for {first} functions; at 1, for {second} "
         "ones. Where these two agree, no weight can be measured, and none is shown.",
-        "examples in the prompt", np.arange(1, end + 1), {p: v[:, :end] for p, v in lines.items()},
-        f"weight on the {second} class", kind="weight")
+        xlabel="examples in the prompt", x=np.arange(1, end + 1),
+        lines={p: v[:, :end] for p, v in lines.items()},
+        ylabel=f"weight on the {second} class", kind="weight")
 
 
 def after_words(e):
@@ -251,27 +252,27 @@ def nnz_figures(found):
     if "nnz" not in e.sweeps:
         return []
     (x, predicted), when = sweep(found, "nnz"), after_words(e)
-    along = f"non-zero coefficients of {d}", x
+    along = {"xlabel": f"non-zero coefficients of {d}", "x": x}
     error_at = {p: v.mean(2) for p, v in errors(predicted, *predicted).items()}
     pairs = {p: (p, "mixture model") for p in ("dense model", "sparse model", MIXED)}
     pairs["dense to sparse model, for scale"] = "dense model", "sparse model"
     figures = [Figure(
         "nnz", f"From sparse to dense, {when}",
         f"Pretraining had functions with {e.size.nnz} and with all {d} non-zeros. In between, "
-        "which specialist's error is the mixture model's like?", *along,
-        those(error_at, *controls(e), OWN, MIXED, "mixture model"))]
+        "which specialist's error is the mixture model's like?", **along,
+        lines=those(error_at, *controls(e), OWN, MIXED, "mixture model"))]
     figures.append(Figure(
         "nnz-distance", f"Nearest to the mixture model, {when}",
         "How far others' predictions are from the mixture model's. Near 0, it predicts as they "
-        "do.", *along,
-        {key: ((predicted[p] - predicted[q]) ** 2).mean(2) for key, (p, q) in pairs.items()
-         if p in predicted and q in predicted}, "squared distance to it"))
+        "do.", **along, ylabel="squared distance to it",
+        lines={key: ((predicted[p] - predicted[q]) ** 2).mean(2) for key, (p, q) in pairs.items()
+               if p in predicted and q in predicted}))
     if "wide model" in error_at:
         figures.append(Figure(
             "nnz-coverage", "All numbers of non-zeros in pretraining",
             f"The wide model was trained on functions with 1 to {d} non-zeros, the mixture model "
-            "on two of these numbers. Beside each is the optimum of its own mixture.", *along,
-            those(error_at, OWN, WIDE_OPTIMUM, MIXED, "wide model", "mixture model")))
+            "on two of these numbers. Beside each is the optimum of its own mixture.", **along,
+            lines=those(error_at, OWN, WIDE_OPTIMUM, MIXED, "wide model", "mixture model")))
     return figures
 
 
@@ -281,29 +282,27 @@ def weights_figures(found):
     if "weights" not in e.sweeps:
         return []
     (x, predicted), (shown, repeated) = sweep(found, "weights"), sweep(found, "again")
-    along = "weight w of w line + (1 - w) sinusoid"
+    same = {"xlabel": "weight w of w line + (1 - w) sinusoid", "log": "y",
+            "ylabel": "squared error / Var f"}
     error_at = {p: v.mean(2) / (x**2 + (1 - x) ** 2)
                 for p, v in errors(predicted, *predicted).items()}
     figures = [Figure(
         "weights", f"Between the two classes, {after_words(e)}",
         "Pretraining had only lines, at 1, and sinusoids, at 0. Does a model fail in between, "
-        "where the optimum for these functions does not?", along, x,
-        those(error_at, *controls(e), GP, OWN, MIXED, "mixture model"),
-        "squared error / Var f", log="y")]
+        "where the optimum for these functions does not?", **same, x=x,
+        lines=those(error_at, *controls(e), GP, OWN, MIXED, "mixture model"))]
     figures.append(Figure(
         "again", f"Asked an x just shown, after {e.after[-1]} examples",
         "The last x is one that the prompt has shown, together with its f(x). An error here "
-        "contradicts the prompt's own examples.", along, shown,
-        {p: v.mean(2) / (shown**2 + (1 - shown) ** 2)
-         for p, v in errors(repeated, GP, OWN, MIXED, "mixture model").items()},
-        "squared error / Var f", log="y", low=1e-5))
+        "contradicts the prompt's own examples.", **same, x=shown, low=1e-5,
+        lines={p: v.mean(2) / (shown**2 + (1 - shown) ** 2)
+               for p, v in errors(repeated, GP, OWN, MIXED, "mixture model").items()}))
     if "wide model" in error_at:
         figures.append(Figure(
             "weights-coverage", "Half-and-half in pretraining, too",
             "The wide model was trained on lines, sinusoids and half of each, the mixture model on "
-            "the first two. Beside each is the optimum of its own mixture.", along, x,
-            those(error_at, OWN, WIDE_OPTIMUM, MIXED, "wide model", "mixture model"),
-            "squared error / Var f", log="y"))
+            "the first two. Beside each is the optimum of its own mixture.", **same, x=x,
+            lines=those(error_at, OWN, WIDE_OPTIMUM, MIXED, "wide model", "mixture model")))
     return figures
 
 
@@ -317,10 +316,9 @@ def frequency_figures(found):
         "frequency", f"Rare frequencies, {after_words(e)}",
         "The grey area shows how common a frequency was in pretraining. Where it was rare, does "
         "the model fail, and does the optimum of the mixture?",
-        "frequency (radians per unit of x)", x,
-        {p: v.mean(2)
-         for p, v in errors(predicted, "sinusoid model", MIXED, "mixture model").items()},
-        log="xy", low=1e-5,
+        xlabel="frequency (radians per unit of x)", x=x, log="xy", low=1e-5,
+        lines={p: v.mean(2)
+               for p, v in errors(predicted, "sinusoid model", MIXED, "mixture model").items()},
         backdrop=("density in pretraining", e.classes["sinusoid"].density(x)))]
 
 
@@ -336,7 +334,8 @@ def training_figure(found):
         "training", f"{found.e.name.capitalize()}: how training went",
         "The loss minus that of the exact optimum: no training can bring it below 0, but for "
         "chance. Does it still fall at the end?",
-        "share of the steps", x, lines, "loss minus optimum's", log="y", low=1e-3)
+        xlabel="share of the steps", x=x, lines=lines, ylabel="loss minus optimum's", log="y",
+        low=1e-3)
 
 
 # --------------------------------------------------------------------------------------- drawing
@@ -364,7 +363,8 @@ ROUND = [digit * 10.0**power for power in range(-6, 7) for digit in (1, 2, 5)]
 def ticks(low, high, log):
     """A few round numbers between low and high."""
     if log:  # powers of ten, and 2 and 5 times these where the axis spans less than two of them
-        return [v for v in ROUND[::3 if high > 90 * low else 1] if 0.99 * low <= v <= 1.01 * high]
+        candidates = ROUND[::3] if high > 90 * low else ROUND
+        return [v for v in candidates if 0.99 * low <= v <= 1.01 * high]
     step = next((v for v in ROUND if v >= (high - low) / 6), (high - low) / 2)
     return step * np.arange(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
 
@@ -388,7 +388,7 @@ def number(v):
 
 def points(x, y):
     """Coordinates in SVG's words, without those that are nan."""
-    return " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y) if b == b)
+    return " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y) if not math.isnan(b))
 
 
 def limits(f, means):
@@ -429,7 +429,7 @@ def draw(f):
                       f'<polyline points="{points(x, to_y(y))}" {pen}/>')
         if len(x) < 8:  # so few places are marked
             inside += [f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3.5" fill="{colour}"/>'
-                       for a, b in zip(x, to_y(y)) if b == b]
+                       for a, b in zip(x, to_y(y)) if not math.isnan(b)]
         key.append((predictor, f'<path d="M0,-6h30" {pen}/>'))
     inside += [f'<circle cx="{to_x(a):.1f}" cy="{to_y(b):.1f}" r="4" fill="currentColor"/>'
                for a, b in f.dots]
@@ -528,13 +528,14 @@ def noise_words(facts):
             for what, (s, low, high) in parts]
 
 
-def page(everything, figures):
-    """The report: what was trained, a section an experiment, and the settings, folded."""
+def page(everything, drawn):
+    """The report: what was trained, a section an experiment, and the settings, folded. drawn: what
+    figures_of returned, of each experiment."""
     models = {f"{found.e.name}/{name}": facts for found in everything
               for name, facts in found.facts.items() if "seconds" in facts}
     trained = f"{len(models) or 'No'} models were trained."
     body = []
-    for found, of in zip(everything, figures):
+    for found, parts in zip(everything, drawn):
         e = found.e
         body += [f"<h2>{e.name.capitalize()}: {' and '.join(e.classes)} functions</h2>",
                  summary(found), "<p>Effective label noise, and its 95% interval:</p><ul><li>",
@@ -547,9 +548,9 @@ def page(everything, figures):
             body.append("<p>At this size and length the experiment only begins: the mixture model "
                         f"is not near its optimum yet. See <a href='{finished.as_uri()}'>the "
                         "finished one</a> in results/small.</p>")
-        for part, of_part in of.items():
+        for part, figures in parts.items():
             body.append(f'<h3>{part}</h3>\n<div class="figures">'
-                        f'{"".join(figure_html(f) for f in of_part)}</div>')
+                        f'{"".join(figure_html(f) for f in figures)}</div>')
     settings = []
     for label, facts in models.items():
         words = ", ".join(f"{k} {v}" for k, v in facts["settings"].items())
@@ -577,24 +578,24 @@ def csv_rows(e, figures):
     """All that figures draw, as rows, but for what has no number."""
     return [[e.name, f.name, p, f"{x:.6g}", f"{value:.6g}", f"{error:.3g}", f.ylabel]
             for f in figures for p, values in f.lines.items()
-            for x, value, error in zip(f.x, *mean_and_error(values)) if value == value]  # not nan
+            for x, value, error in zip(f.x, *mean_and_error(values)) if not math.isnan(value)]
 
 
 def show(folder):
     """Write figures, results.csv and the report of a run's folder, and print the tables."""
     everything = read(folder)
-    figures, table = [figures_of(found) for found in everything], io.StringIO()
-    rows = csv.writer(table, lineterminator="\n")
-    rows.writerow("experiment figure predictor x value standard_error quantity".split())
-    for found, of in zip(everything, figures):
-        of = [f for part in of.values() for f in part]
-        rows.writerows(csv_rows(found.e, of))
-        for f in of:
+    drawn, text = [figures_of(found) for found in everything], io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow("experiment figure predictor x value standard_error quantity".split())
+    for found, parts in zip(everything, drawn):
+        figures = [f for part in parts.values() for f in part]
+        writer.writerows(csv_rows(found.e, figures))
+        for f in figures:
             icl.write_whole(folder / f"{found.e.name}-{f.name}.svg", draw(f).encode())
         print("\n".join(tables(found)))
-    icl.write_whole(folder / "results.csv", table.getvalue().encode())
+    icl.write_whole(folder / "results.csv", text.getvalue().encode())
     icl.write_whole(folder / "report.html",
-                    page(everything, figures).encode(errors="backslashreplace"))
+                    page(everything, drawn).encode(errors="backslashreplace"))
     print(f"{folder / 'report.html'} shows it all", flush=True)
 
 
