@@ -655,6 +655,11 @@ def test_learning_rates_rise_to_their_full_value_and_fall_to_zero():
         got = state.optimizer.lr, state.optimizer.matrix_lr
         near(got, [0.01 * fade, 0.03 * fade], 1e-12, f"rates in step {step + 1}")
 
+def test_the_status_line_counts_the_time_of_this_run_alone():
+    model, sent = model_in(Path()), {0: train.Progress(step=30, over=0.5, seconds=1010.0)}
+    got = train.training_status([model], [(20, 1000.0)], 1, [0], sent)  # 10 of 40 steps, 10 s
+    equal(got, "0/1 done, 0:00:10 left: sparse/sparse 75% +0.500", "status")
+
 def test_a_run_never_replaces_a_checkpoint_that_is_further_along(tmp_path):
     model, other = model_in(tmp_path / "one"), model_in(tmp_path / "other")
     train_to(40, other)

@@ -212,11 +212,12 @@ def write_curve(path, losses, optimum):
 
 def train_all(models, processes):
     """Train the models side by side, with one status line for all."""
-    at_start = [model.reached() for model in models]
-    for model, step in zip(models, at_start):
-        if 0 < step < model.steps:
-            resume(model)  # called for its refusals alone, before any process starts
-            print(f"{model.label} goes on from step {step:,} of {model.steps:,}", flush=True)
+    at_start = []  # (step, seconds) of each
+    for model in models:
+        state = resume(model)  # what cannot be gone on from is refused before any process starts
+        if state.step:
+            print(f"{model.label} goes on from step {state.step:,} of {model.steps:,}", flush=True)
+        at_start.append((state.step, state.seconds))
     print(f"training {len(models)} models; shown: steps done, loss minus optimum's", flush=True)
     jobs.side_by_side([(train, model, SAVE_SECONDS) for model in models], processes,
                       partial(training_status, models, at_start, processes), ends_itself=True)
@@ -225,13 +226,13 @@ def train_all(models, processes):
 def training_status(models, at_start, processes, working, sent):
     """Such as "1/6 done, 0:04:10 left: sine/linear 40% +0.012, sine/mixture starts".
 
-    at_start: the step that each model had. working: indices of models. sent: index -> Progress.
+    at_start: (step, seconds) of each model. working: indices of models. sent: index -> Progress.
     """
-    steps = [sent[i].step if i in sent else start for i, start in enumerate(at_start)]
+    steps = [sent[i].step if i in sent else step for i, (step, _) in enumerate(at_start)]
     done = sum(step == model.steps for step, model in zip(steps, models))
     text = f"{done}/{len(models)} done"
     if sent:
-        text += f", {time_left(models, steps, processes, sent)} left"
+        text += f", {time_left(models, steps, at_start, processes, sent)} left"
     each = []
     for i in working:
         reached = "starts"
@@ -241,11 +242,11 @@ def training_status(models, at_start, processes, working, sent):
     return f"{text}: {', '.join(each)}"
 
 
-def time_left(models, steps, processes, sent):
-    """Until all are trained, if a point of a prompt will take as long as it took so far."""
+def time_left(models, steps, at_start, processes, sent):
+    """Until all are trained, if a point of a prompt will take as long as it took in this run."""
     points = [model.experiment.n_points for model in models]  # of a prompt, so of a step
-    done = sum(points[i] * progress.step for i, progress in sent.items())
-    spent = sum(progress.seconds for progress in sent.values())
+    done = sum(points[i] * (progress.step - at_start[i][0]) for i, progress in sent.items())
+    spent = sum(progress.seconds - at_start[i][1] for i, progress in sent.items())
     left = [n * (model.steps - step) for n, model, step in zip(points, models, steps)]
     # The longest model's own time at least, as no model is split between processes.
     longest = max(max(left), sum(left) / min(processes, len(models)))
