@@ -168,10 +168,10 @@ def main():
     for exercise in a.exercises or CHECKS:
         for result in grade(a.folder.resolve(), exercise):
             results.append(result)
-            line = "{score:4g} of {max_score:2g}  {name}: {output}".format(**result)
+            line = "{score:4.3g} of {max_score:.3g}  {name}: {output}".format(**result)
             print(textwrap.fill(line, 100, subsequent_indent=" " * 12), flush=True)
     total, most = (sum(r[key] for r in results) for key in ("score", "max_score"))
-    print(f"{total:4g} of {most:2g}")
+    print(f"{total:4.3g} of {most:.3g}")
     if a.json:
         try:
             icl.write_whole(a.json, json.dumps({"tests": results}, indent=1).encode())

@@ -37,3 +37,4 @@ if __name__ == "__main__":
     for frequency in (1.5, 5.0, 10.0):
         model, optimum, own = three_errors(path, law, frequency, 0, 1000)
         print(f"{frequency:4} {model:.5f} {optimum:.5f} {own:.5f} {verdict(model, optimum)}")
+    print("both 0.3:", verdict(0.3, 0.3))
