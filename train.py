@@ -11,17 +11,17 @@
 An experiment trains a model on each of two function classes (the specialists) and one on their
 50:50 mixture (the mixture model). With --experiment coverage there is a wide model, too, on a
 mixture of these classes and what lies between them. They are compared with predictors that nobody
-trained, such as least squares and the exact optimum. results/experiments.py states all that. Three
-stages, each of which reads the files of the one before it:
+trained, such as least squares and the exact optimum. results/experiments.py states all that. A run
+has three stages. Each reads the files of the one before it:
 
     train      a model        -> OUT/EXPERIMENT/MODEL.npz
     measure    a predictor    -> OUT/EXPERIMENT/PREDICTOR.predictions.npz
     show       predictions    -> figures, results.csv, report.html, tables on the terminal
 
-The first two are here, the third is results/report.py. A fourth, results/claims.py, judges whether
-the paper (arXiv 2311.00871) is right. Models train side by side, each in a process of its own on
-one core (results/jobs.py). Whatever ends a run, the same command goes on from its last checkpoints;
-which files it can use, results/files.py says.
+The first two are here, the third is results/report.py. Afterwards, results/claims.py can judge
+whether the paper (arXiv 2311.00871) is right. Models train side by side, each in a process of its
+own on one core (results/jobs.py). Whatever ends a run, the same command goes on from its last
+checkpoints; which files it can use, results/files.py says.
 """
 import os
 
@@ -30,9 +30,11 @@ for _name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS",
     os.environ[_name] = "1"  # more could change the last bits
 
 import argparse
+import contextlib
 import math
 import platform
 import sys
+import tempfile
 import time
 import warnings
 from dataclasses import asdict, dataclass, replace
@@ -55,7 +57,8 @@ from tasks import narrow, sample_prompts
 # A `model` is a files.Entry: an experiment, the name of a model in it, the number of steps that it
 # trains, and the path of its checkpoint.
 
-SAVE_SECONDS = 30  # between checkpoints
+SAVE_SECONDS = 30   # between checkpoints
+GRACE_SECONDS = 30  # for a step and a checkpoint, where a run is stopped
 
 
 class Progress(NamedTuple):
@@ -75,7 +78,7 @@ def lesson(model, progress):
     share, first, last = e.size.curriculum, e.size.first_dims, e.config.n_dims
     if progress >= share or first >= last:
         return c, e.n_points
-    dims = first + int(progress / share * (last - first))  # each, but the last, equally long
+    dims = first + int(progress / share * (last - first))  # first, ..., last - 1, equally long
     return narrow(c, dims), min(e.n_points, 2 * dims + 1)
 
 
@@ -102,67 +105,50 @@ class TrainingState:
         return len(self.losses)
 
 
-def fresh(model):
-    """The state before the first step."""
+def resume(model):
+    """The state of its checkpoint; without one, that before the first step."""
     e, size = model.experiment, model.experiment.size
     # 0 names the stream of initial parameters; another name would change all results on record.
     params = icl.init_params(e.config, e.stream(model.name, 0))
     optimizer = icl.Muon(params, size.lr, size.matrix_lr, clip=1.0)
-    return TrainingState(params, optimizer, e.stream(model.name, "training prompts"), [])
-
-
-def resume(model):
-    """The state of its checkpoint, if there is one, or a fresh one."""
-    state = fresh(model)
+    state = TrainingState(params, optimizer, e.stream(model.name, "training prompts"), [])
     if model.path.exists():
         # This fills the optimiser and the rng, too.
-        state.params, extra = files.load_model(model, state.optimizer, state.rng)
+        state.params, extra = files.load_model(model, optimizer, state.rng)
         state.losses, state.seconds = extra["losses"], extra["seconds"]
     return state
 
 
-def advance(model, state):
-    """Take one step of training. icl.Refused if it diverges."""
-    start = time.monotonic()
-    e, optimizer = model.experiment, state.optimizer
-    progress = state.step / model.steps
-    fade = min(1, (state.step + 1) / e.size.warmup) * (1 - progress)  # rates rise, then fall
-    optimizer.lr, optimizer.matrix_lr = e.size.lr * fade, e.size.matrix_lr * fade
-    xs, ys, weights = training_batch(model, progress, state.rng)
-    try:
-        loss = icl.train_step(state.params, e.config, optimizer, xs, ys, weights)
-    except FloatingPointError as error:
-        raise divergence(model, state.step + 1, error) from error
-    state.losses.append(loss)
-    state.seconds += time.monotonic() - start
-
-
-def train(model, save_seconds=math.inf, send=lambda message: None):
-    """Train a model from its last checkpoint on, and save it at the end and about every
-    save_seconds. After each step, send(Progress) may raise jobs.Ended: what was reached is saved.
+def train(model, save_seconds=math.inf, send=lambda progress: None):
+    """Train a model from its last checkpoint on, and save it about every save_seconds and at the
+    end. After each step, send(Progress) may raise BrokenPipeError: then it saves and ends early.
     """
     if model.reached() == model.steps:  # another run has finished it meanwhile
         return
+    e, size = model.experiment, model.experiment.size
     state, optimum = resume(model), optimum_losses(model)
     model.path.parent.mkdir(parents=True, exist_ok=True)
     saved = time.monotonic()
     try:
         while state.step < model.steps:
-            advance(model, state)
-            send(progress_of(state, optimum))
+            start = time.monotonic()
+            progress = state.step / model.steps
+            fade = min(1, (state.step + 1) / size.warmup) * (1 - progress)  # rates rise, then fall
+            state.optimizer.lr, state.optimizer.matrix_lr = size.lr * fade, size.matrix_lr * fade
+            xs, ys, weights = training_batch(model, progress, state.rng)
+            loss = icl.train_step(state.params, e.config, state.optimizer, xs, ys, weights)
+            state.losses.append(loss)
+            state.seconds += time.monotonic() - start
+            over = np.mean(state.losses[-50:]) - np.mean(optimum[:state.step][-50:])
+            send(Progress(state.step, over, state.seconds))
             if time.monotonic() > saved + save_seconds:
                 save(model, state, optimum)
                 saved = time.monotonic()
-    except jobs.Ended:  # only send raises it, between two steps: nothing is half done
+    except FloatingPointError as error:
+        raise divergence(model, state.step + 1, error) from error
+    except BrokenPipeError:  # the run was stopped, and this step is whole
         pass
     save(model, state, optimum)
-
-
-def progress_of(state, optimum):
-    """The Progress of a state. optimum: the least possible loss of each step, as optimum_losses."""
-    recent = slice(max(0, state.step - 50), state.step)
-    over = np.mean(state.losses[recent]) - np.mean(optimum[recent])
-    return Progress(state.step, over, state.seconds)
 
 
 def divergence(model, step, error):
@@ -191,16 +177,20 @@ def save(model, state, optimum):
 def optimum_losses(model):
     """(steps,): the loss of the exact optimum in each step, estimated once for each lesson."""
     lessons = [lesson(model, step / model.steps) for step in range(model.steps)]
-    estimates = {}  # class, n_points -> mean loss on 2,000 prompts
+    estimates = {}  # class, n_points -> mean loss
+    n_prompts = min(2000, 2 * model.experiment.size.prompts)  # few in the rehearsal
     for c, n_points in dict.fromkeys(lessons):
-        xs, ys = sample_prompts(c, model.experiment.stream(model.name, "optimum"), 2000, n_points)
+        rng = model.experiment.stream(model.name, "optimum")
+        xs, ys = sample_prompts(c, rng, n_prompts, n_points)
         errors = (baselines.bayes(c)(xs, ys) - ys) ** 2
         estimates[c, n_points] = np.mean(icl.loss_weights(xs, ys) * errors)
     return np.array([estimates[each] for each in lessons])
 
 
 def write_curve(path, losses, optimum):
-    """A CSV file: mean loss of each 200th part of the steps, and that minus the optimum's."""
+    """A CSV file: mean loss of about each 200th part of the steps, and that minus the optimum's.
+    losses: of the steps so far. optimum: (steps,), of all.
+    """
     every = max(1, len(optimum) // 200)
     rows = ["step,loss,over_optimum\n"]
     for step in range(every, len(losses) + 1, every):
@@ -214,13 +204,13 @@ def train_all(models, processes):
     """Train the models side by side, with one status line for all."""
     at_start = []  # (step, seconds) of each
     for model in models:
-        state = resume(model)  # what cannot be gone on from is refused before any process starts
+        state = resume(model)  # a checkpoint that is of no use is refused before any training
         if state.step:
             print(f"{model.label} goes on from step {state.step:,} of {model.steps:,}", flush=True)
         at_start.append((state.step, state.seconds))
     print(f"training {len(models)} models; shown: steps done, loss minus optimum's", flush=True)
     jobs.side_by_side([(train, model, SAVE_SECONDS) for model in models], processes,
-                      partial(training_status, models, at_start, processes), ends_itself=True)
+                      partial(training_status, models, at_start, processes), GRACE_SECONDS)
 
 
 def training_status(models, at_start, processes, working, sent):
@@ -243,8 +233,9 @@ def training_status(models, at_start, processes, working, sent):
 
 
 def time_left(models, steps, at_start, processes, sent):
-    """Until all are trained, if a point of a prompt will take as long as it took in this run."""
-    points = [model.experiment.n_points for model in models]  # of a prompt, so of a step
+    """Until all are trained. A step is taken to last as long as its prompts are, and the pace of
+    this run to stay."""
+    points = [model.experiment.n_points for model in models]  # of a prompt
     done = sum(points[i] * (progress.step - at_start[i][0]) for i, progress in sent.items())
     spent = sum(progress.seconds - at_start[i][1] for i, progress in sent.items())
     left = [n * (model.steps - step) for n, model, step in zip(points, models, steps)]
@@ -255,52 +246,46 @@ def time_left(models, steps, at_start, processes, sent):
 
 # ------------------------------------------------------------------------------------- measuring
 
-def noise_of(entry, predict):
-    """Effective label noise (value, low, high) of a model's predictor: on all of its pretraining,
-    and, of the mixture model, on each class alone."""
-    e, n = entry.experiment, min(1000, entry.experiment.size.prompts)
-    pretraining = e.pretraining[entry.name]
-
-    def noise_on(c, n_prompts, *words):
-        """On prompts of c; the ideal learner knows all of pretraining. words: of the stream."""
-        rng = e.stream("noise", entry.name, *words)
-        value, (low, high), _ = baselines.effective_noise(predict, pretraining, rng, e.n_points,
-                                                          n_prompts, prompts_of=c)
-        return value, low, high
-
-    noise = {"pretraining": noise_on(pretraining, n)}
-    if entry.name == "mixture":
-        noise |= {name: noise_on(c, n // 2, name) for name, c in e.classes.items()}
-    return noise
+def noise_of(model, predict, part=None):
+    """Effective label noise (value, low, high) of a model's predictor: on prompts of its
+    pretraining, or of the class called `part` alone. The ideal learner knows all of pretraining."""
+    e, n_prompts = model.experiment, min(1000, model.experiment.size.prompts)
+    rng, prompts_of = e.stream("noise", model.name), None
+    if part:
+        n_prompts, prompts_of = n_prompts // 2, e.classes[part]
+        rng = e.stream("noise", model.name, part)
+    s, (low, high), _ = baselines.effective_noise(predict, e.pretraining[model.name], rng,
+                                                  e.n_points, n_prompts, prompts_of=prompts_of)
+    return s, low, high
 
 
 def measure(entry, predict=None):
-    """(facts, arrays) of a predictor. arrays: SHEET -> (B, A), its predictions after each of the A
-    numbers of examples in sheet.after; and of a model, SHEET/KIND -> those of its companions.
-    predict: a model's; without it the predictor is one that nobody trains.
+    """(facts, arrays) of a predictor; predict(xs, ys), if it is a model. arrays: SHEET -> (B, A),
+    its predictions after each of the A numbers of examples in sheet.after. Of a model, there are
+    SHEET/KIND, too: those of optima to compare it with, of each KIND (experiments.companions).
     """
     e, name = entry.experiment, entry.name
     facts, arrays = {"size": asdict(e.size), "asked": e.asked}, {}
-    sheets = [sheet for sheet in sheets_of(e).values() if is_asked(e, name, sheet)]
-
-    def keep(sheet, predictions, kind=""):
-        arrays[sheet.name + kind] = np.float32(predictions[:, sheet.after])  # of (B, N)
-
-    if not predict:
-        for sheet in sheets:
-            keep(sheet, untrained(e)[name](sheet))
-        return facts, arrays
-    facts["noise"] = noise_of(entry, predict)
-    s = facts["noise"]["pretraining"][0]
-    for sheet in sheets:
-        keep(sheet, predict(sheet.xs, sheet.ys))
-        for kind, predictions in companions(e, name, s, sheet).items():
-            keep(sheet, predictions, f"/{kind}")
+    if predict:
+        parts = e.classes if name == "mixture" else ()
+        facts["noise"] = {"pretraining": noise_of(entry, predict),
+                          **{part: noise_of(entry, predict, part) for part in parts}}
+    for sheet in sheets_of(e).values():
+        if not is_asked(e, name, sheet):
+            continue
+        if predict:
+            answers = {sheet.name: predict(sheet.xs, sheet.ys)}  # (B, N)
+            optima = companions(e, name, facts["noise"]["pretraining"][0], sheet)
+            answers |= {f"{sheet.name}/{kind}": answer for kind, answer in optima.items()}
+        else:
+            answers = {sheet.name: untrained(e)[name](sheet)}
+        for key, answer in answers.items():
+            arrays[key] = np.float32(answer[:, sheet.after])
     return facts, arrays
 
 
-def measure_job(entry, send):
-    """Measure a predictor in a process of its own, write its predictions, and send its name."""
+def measure_job(entry, send=lambda label: None):
+    """Measure a predictor, write its predictions, and send its label."""
     made_by = (f"Python {platform.python_version()}, NumPy {np.__version__}, "
                f"{platform.system()} {platform.machine()}")
     predict, made = None, {"settings": entry.settings, "made_by": made_by}
@@ -319,26 +304,22 @@ def measure_job(entry, send):
 
 
 def rehearse(e):
-    """All stages on a handful of prompts, in memory: a step of training, measuring, drawing.
+    """All stages, with one step of training and on a handful of prompts, in a temporary folder.
 
     Raises icl.Refused, in one line that says where, if that cannot be done.
     """
     few = replace(e, size=replace(e.size, prompts=min(4, e.size.prompts)))
-    measured = {}
     try:
-        with warnings.catch_warnings():
+        with (tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(),
+              contextlib.redirect_stdout(None)):
             warnings.simplefilter("ignore")  # a handful of prompts makes no statistics
-            for entry in files.entries_of(few, Path()):
-                predict = None
+            for entry in files.entries_of(few, Path(folder)):
                 if entry.is_model:
-                    state = fresh(entry)
-                    advance(entry, state)
-                    predict = partial(icl.predict, state.params, few.config)
-                measured[entry.name] = measure(entry, predict)
-            found = report.arrange(few, measured)
-            report.tables(found)
-            report.page([found], [report.figures_of(found)])
-    except (Exception, SystemExit) as error:  # a class of one's own can cause any
+                    entry = replace(entry, steps=1)
+                    train(entry)
+                measure_job(entry)
+            report.show(Path(folder))
+    except (Exception, SystemExit) as error:  # a class of one's own can raise anything
         raise icl.Refused(f"{e.name} cannot be evaluated like this: {jobs.where(error)}") from error
 
 
@@ -386,58 +367,59 @@ def experiments_of(a):
         experiments = [make_experiment(name, size, a.seed) for name in EXPERIMENTS]
         for e in experiments:
             check_repeatable(e)
-    except (Exception, SystemExit) as error:  # a class of one's own can cause any
+    except (Exception, SystemExit) as error:  # a class of one's own can raise anything
         why = error if isinstance(error, ValueError) else jobs.where(error)
         raise icl.Refused(f"this size or a class cannot be: {why}") from error
     return experiments
 
 
-def is_named(model, experiment):
-    """Whether --experiment names the model. Without it, all are named but the wide ones."""
-    if experiment == "coverage":  # not an experiment of its own, but two models of each
-        return model.name in ("mixture", "wide")
-    return model.name != "wide" and experiment in (None, model.experiment.name)
+def choose(a, entries):
+    """Lists of models: those that --experiment names, and of these, those that --only names, too.
 
-
-def is_shown(e, chosen, out):
-    """Whether an experiment is measured and shown: a model of it is chosen, or it has files."""
-    return e.name in {m.experiment.name for m in chosen} or any((out / e.name).glob("*.npz"))
-
-
-def stages(a):
-    """Train what is still to be trained, measure what is not yet measured, show what there is.
-
-    Of the models, `named` are those that --experiment names, `chosen` those that --only names, too.
-    Of each experiment that is shown, every entry is measured, as far as it can be.
+    "coverage" is no experiment of its own, but two models of each; otherwise, no wide one is named.
     """
-    experiments = experiments_of(a)
-    entries = [entry for e in experiments for entry in files.entries_of(e, a.out)]
-    entries.sort(key=lambda entry: -entry.experiment.n_points * entry.steps)  # longest first
-    named = [entry for entry in entries if entry.is_model and is_named(entry, a.experiment)]
+    named = [entry for entry in entries if entry.is_model
+             and (entry.name in ("mixture", "wide") if a.experiment == "coverage"
+                  else entry.name != "wide" and a.experiment in (None, entry.experiment.name))]
     chosen = [model for model in named if a.only in (None, model.name, model.label)]
     if not chosen:
         raise icl.Refused(f"there is no model {a.only!r}, but {', '.join(m.label for m in named)}")
-    shown = [e for e in experiments if is_shown(e, chosen, a.out)]
+    return named, chosen
+
+
+def stages(a):
+    """Train what is still to be trained, measure what is not yet measured, show what there is."""
+    experiments = experiments_of(a)
+    entries = [entry for e in experiments for entry in files.entries_of(e, a.out)]
+    entries.sort(key=lambda entry: -entry.experiment.n_points * entry.steps)  # longest first
+    named, chosen = choose(a, entries)
+    # Experiments with a model that is chosen, or with files of an earlier run: all their entries
+    # are measured, as far as they can be, and shown.
+    shown = [e for e in experiments if any(model.experiment is e for model in chosen)
+             or any((a.out / e.name).glob("*.npz"))]
     to_show = [entry for entry in entries if entry.experiment in shown]
     files.refuse_conflicts(to_show, a.out)
     print(f"{a.size} size into {a.out}, seed {a.seed}, NumPy {np.__version__}")
+
     to_train = [model for model in chosen if files.needs_training(model)]
     if to_train:
         print("rehearsing every stage on a few prompts", flush=True)
         for e in shown:
             rehearse(e)  # mistakes show before hours of training
         train_all(to_train, a.processes)
-    files.refuse_conflicts(to_show, a.out)  # another run may have written some meanwhile
+        files.refuse_conflicts(to_show, a.out)  # another run may have written some meanwhile
+
     to_measure = [entry for entry in to_show if files.needs_measuring(entry)]
     jobs.side_by_side([(measure_job, entry) for entry in to_measure], a.processes,
                       lambda _, sent: f"measuring: {len(sent)} of {len(to_measure)} done")
+
     report.show(a.out)
     if missing := [model.label for model in named if not model.predictions_path.is_file()]:
         print(f"not trained yet, so not shown: {', '.join(missing)}", flush=True)
 
 
 def main(argv=None):
-    """One run. Exit status: 0, 2 for an error that a line can tell, or 130 for Ctrl-C."""
+    """One run. Exit status: 0; 2 after an error, told in one line; 130 after Ctrl-C."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold what no text can
     try:
@@ -454,5 +436,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    import train  # not __main__: what is sent between processes names this module
+    import train  # this file, by the name under which other processes find it
     sys.exit(train.main())

@@ -1,7 +1,9 @@
 """Jobs side by side: how train.py shares the cores, and how Ctrl-C ends it.
 
-Nothing here is about learning. A job is a function of a module and its arguments; it runs in a
-process of its own and writes its own results, so that it can be ended at any time.
+Nothing here is about learning. A job is a function of a module and its arguments. It runs in a
+process of its own, writes its own results, and tells by `send`, its last argument, how far it is.
+It is stopped through the same pipe: once the parent has closed it, or was killed, send raises
+BrokenPipeError.
 """
 import contextlib
 import multiprocessing
@@ -19,20 +21,13 @@ import numpy as np
 
 import icl
 
-GRACE_SECONDS = 30  # before a process is killed that was told to end: a step, and a save
 
-
-class Ended(Exception):
-    """Raised by a job's send, if the job ends itself: it was told to end, or its parent is gone.
-    (On Windows, a job that is told to end is killed.)"""
-
-
-def side_by_side(jobs, processes, status, ends_itself=False):
+def side_by_side(jobs, processes, status, grace_seconds=0):
     """Run jobs (function, *arguments), each as function(*arguments, send) in its own process.
 
     status(working, sent) -> the text to show. working: indices of jobs under way; sent: index ->
-    what a job sent last. A job's icl.Refused or OSError ends all, and is raised here. A job that is
-    to end is told so: it stops at once, or, if ends_itself, gets Ended where it next sends.
+    what a job sent last. A job's icl.Refused or OSError ends all, and is raised here. Then, as on
+    Ctrl-C, jobs have grace_seconds until they are killed.
     """
     spawn = multiprocessing.get_context("spawn")
     waiting = list(enumerate(jobs))
@@ -49,7 +44,7 @@ def side_by_side(jobs, processes, status, ends_itself=False):
             while waiting and len(working) < processes:
                 i, job = waiting.pop(0)
                 receiver, sender = spawn.Pipe(duplex=False)
-                process = spawn.Process(target=work, args=(sender, ends_itself, *job), daemon=True)
+                process = spawn.Process(target=work, args=(sender, *job), daemon=True)
                 start(process)
                 sender.close()  # only the process has it: where it ends, the pipe ends
                 working[receiver] = i, process
@@ -68,13 +63,12 @@ def side_by_side(jobs, processes, status, ends_itself=False):
                     raise message
                 sent[i] = message
     finally:
-        for receiver, (_, process) in working.items():
-            receiver.close()  # so that none waits to send
-            process.terminate()
-        end = time.monotonic() + GRACE_SECONDS
+        for receiver in working:
+            receiver.close()
+        end = time.monotonic() + grace_seconds
         for _, process in working.values():
             process.join(max(0, end - time.monotonic()))
-            process.kill()  # if it has not ended in time
+            process.kill()  # if it is still there
             process.join()
         if in_main:
             signal.signal(signal.SIGINT, before)
@@ -92,10 +86,11 @@ def check_end(process):
 
 
 def start(process):
-    """Start a process with Ctrl-C blocked, which it inherits: only the parent handles that."""
+    """Start a process that Ctrl-C cannot reach, as it inherits this process's blocked signals."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         return process.start()
-    multiprocessing.resource_tracker.ensure_running()  # which would unblock it, if it came later
+    # Otherwise process.start() would start this tracker, which unblocks the signal.
+    multiprocessing.resource_tracker.ensure_running()
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         process.start()
@@ -104,39 +99,22 @@ def start(process):
 
 
 @np.errstate(all="ignore")  # what is not finite is told in words
-def work(sender, ends_itself, function, *arguments):
+def work(sender, function, *arguments):
     """Run a job in its process; an error is sent to the parent."""
-    told = threading.Event()  # to end
-
-    def end(*_):
-        told.set()
-        if not ends_itself:
-            sys.exit()  # after every `finally`
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, end)
-
-    def send(message):
-        try:
-            sender.send(message)
-        except BrokenPipeError:  # the parent was killed
-            told.set()
-        if told.is_set():
-            raise Ended
-
     try:
-        function(*arguments, send)
-        if told.is_set():  # so it is not done; a parent that told it no longer listens
-            raise icl.Refused("a process was told to end; the same command goes on")
-    except (Exception, SystemExit) as error:  # a class of one's own can cause any
+        function(*arguments, sender.send)
+    except (Exception, SystemExit) as error:  # a class of one's own can raise anything
         if not isinstance(error, (icl.Refused, OSError)):
             error = icl.Refused(where(error))
-        with contextlib.suppress(BrokenPipeError):  # the parent was killed
+        with contextlib.suppress(BrokenPipeError):  # the parent no longer listens
             sender.send(error)
 
 
 def where(error):
-    """An error and its place as one line."""
+    """An error as one line, with its place, unless it says enough itself."""
+    if isinstance(error, icl.Refused):
+        return str(error)
     place = traceback.extract_tb(error.__traceback__)[-1]
     return f"{place.name}, line {place.lineno} of {Path(place.filename).name}: {error!r}"
 
