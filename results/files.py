@@ -3,8 +3,9 @@ must refuse.
 
 A run
 - trains a model that has neither predictions nor a finished checkpoint;
-- measures a predictor that has no predictions, or outdated ones: for other prompts, or older than
-  its checkpoint (where nobody trains it: than baselines.py or tasks.py);
+- measures a predictor that has no predictions, or outdated ones. A model's are outdated if they are
+  older than its checkpoint; those of a predictor that nobody trains, if they are older than
+  baselines.py or tasks.py; both, if they answer other prompts;
 - uses all other predictions, even if the checkpoint is gone;
 - refuses what was made with other settings, by name, and changes nothing of it.
 """
@@ -64,6 +65,11 @@ def entries_of(e, out):
             for name in [*steps, *untrained(e)]]
 
 
+def are_numbers(value, shape):
+    """Whether what JSON held are numbers of that shape."""
+    return np.shape(value) == shape and np.array(value).dtype.kind in "fi"
+
+
 def refuse_others(path, facts, settings):
     """icl.Refused, by name, if a file was made with other settings."""
     made = {"curriculum": 0.0}  # files of before the curriculum do not name it
@@ -74,27 +80,36 @@ def refuse_others(path, facts, settings):
                               "choose another --out, or the same settings")
 
 
+def refuse_broken(rules):
+    """ValueError, by name, unless every rule holds. rules: what must be as it should -> bool."""
+    if broken := [what for what, holds in rules.items() if not holds]:
+        raise ValueError(f"its {broken[0]} cannot be")
+
+
 def load_model(model, optimizer=None, rng=None):
     """Parameters and extra of a checkpoint; restores the optimiser and rng, if given.
 
-    icl.Refused if the checkpoint is damaged, or another's, or no state that training can be in.
+    icl.Refused if the checkpoint is damaged, was made with other settings, or training cannot have
+    come to such a state.
     """
     params, config, extra = icl.load_checkpoint(model.path, optimizer)
     refuse_others(model.path, extra, model.settings)
     try:
         step, losses = extra["step"], extra.get("losses", [])
-        kept = 0 if step == model.steps else step  # a finished model keeps no losses
-        if not (config == model.experiment.config and 0 <= step <= model.steps
-                and 0 <= extra["seconds"] <= 1e5 * step and len(losses) == kept
-                and all(type(loss) is float and 0 <= loss < 1e39 for loss in losses)):
-            raise ValueError("its steps, seconds or losses cannot be")
+        refuse_broken({
+            "config": config == model.experiment.config,
+            "step": 0 <= step <= model.steps,
+            "seconds": 0 <= extra["seconds"] <= 1e5 * step,  # a day for each step
+            "number of losses": len(losses) == (0 if step == model.steps else step),
+            "losses": all(type(loss) is float and 0 <= loss < math.inf for loss in losses)})
         if optimizer:
             rng.bit_generator.state = extra["rng"]
             squares = [a for name, a in optimizer.state.items() if name.startswith("v.")]
-            if (rng.bit_generator.state != extra["rng"]  # it took what it could
-                    or optimizer.state["t"] != step or any((v < 0).any() for v in squares)):
-                raise ValueError("its rng or optimiser cannot be after so many steps")
-    except Exception as error:  # whatever a stranger's file can cause
+            refuse_broken({
+                "rng": rng.bit_generator.state == extra["rng"],  # it took all of it
+                "optimiser's t": optimizer.state["t"] == step,
+                "optimiser's v": all((v >= 0).all() for v in squares)})
+    except Exception as error:  # a file can hold anything
         raise icl.Refused(f"{model.path} holds no state of training: {error!r}") from error
     return params, extra
 
@@ -135,16 +150,14 @@ def read_predictions(path):
         model, seconds = facts["settings"]["model"], facts.get("seconds", 0)
         if path.name != f"{model.replace(' ', '-')}.predictions.npz":
             raise ValueError(f"it has the predictions of {model}, by its name another's")
-        noise, curve = facts.get("noise", {}).values(), facts.get("curve", [])
-        numbers = [v for row in (*noise, *curve, [seconds]) for v in row]
-        if (any(len(row) != 3 for row in noise) or any(len(row) != 2 for row in curve)
-                or any(type(v) not in (int, float) or abs(v) > 1e300 and v != math.inf
-                       for v in numbers)  # JSON can hold larger integers
-                or not np.isfinite(curve).all() or not 0 <= seconds < 1e9):
-            raise ValueError("its facts are not those of a model")
-        if any(a.dtype.kind != "f" or np.isinf(a).any() for a in arrays.values()):
-            raise ValueError("an answer is infinite or no real number")
-    except Exception as error:  # whatever a stranger's file can cause
+        noise, curve = list(facts.get("noise", {}).values()), facts.get("curve", [])
+        refuse_broken({
+            "noise": not noise or are_numbers(noise, (len(noise), 3)),
+            "curve": not curve or are_numbers(curve, (len(curve), 2)) and np.isfinite(curve).all(),
+            "seconds": are_numbers(seconds, ()) and 0 <= seconds < 1e9,
+            "answers": all(a.dtype.kind == "f" and not np.isinf(a).any()
+                           for a in arrays.values())})
+    except Exception as error:  # a file can hold anything
         raise icl.Refused(f"{path} is not a predictions file that can be used: "
                           f"{str(error) or repr(error)}") from error
     return facts, arrays
