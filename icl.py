@@ -5,7 +5,7 @@ left to right. At every x_k it predicts f(x_k), and it has seen the examples 1..
 
 An operation returns its output and a function: y, backward = layernorm(x, gain, bias). With dy the
 gradient of the loss with respect to y, backward(dy) returns the gradients of the arguments, in
-their order: here dx, dgain, dbias.
+their order: here dx, dgain, dbias. GELU and attention have one argument that needs one.
 
 Shapes: B prompts, N points, T = 2N - 1 tokens, M = BT rows, C channels, H heads, D = C / H, d dims.
 """
@@ -199,7 +199,7 @@ def block(x, params, name, config, stride=1):
     """One pre-norm transformer block: h = x + attention(layernorm(x)), y = h + mlp(layernorm(h)).
 
     x (B, T, C) -> y (B, T, C). Predictions are read at the x tokens alone: so in the last block a
-    stride of 2 lets only these go on after attention, y (B, N, C).
+    stride of 2 lets only these go on after attention, y (B, N, C). That saves a third of its work.
     """
     B, T, C = x.shape  # M = B T rows
     n1, ln_1_backward = layer(layernorm, x.reshape(-1, C), params, f"{name}.ln_1")  # (M, C)
@@ -259,7 +259,8 @@ def transformer(params, config, xs, ys):
 # ------------------------------------------------------------------------ predictions, and checks
 
 def keep_freed_memory():
-    """Make glibc reuse large blocks, by freeing one of nearly its limit: a step is 10% faster."""
+    """Free a block of 31 MiB: from then on, glibc keeps freed blocks up to that size for reuse. A
+    step is 10% faster."""
     np.empty(31 << 20, np.uint8)
 
 
@@ -366,11 +367,8 @@ class Adam:
         self.state["t"] = np.zeros((), np.float32)  # steps so far; checkpoints hold float32
 
     def update(self, params, grads):
-        """One step, in place; returns the factor by which the gradients were scaled.
-
-        Before anything is changed, raises ValueError if a parameter or gradient is missing or of
-        another shape, FloatingPointError if the gradients' norm is not finite.
-        """
+        """One step, in place. Before anything is changed, raises ValueError if a parameter or
+        gradient is missing or of another shape, FloatingPointError if their norm is not finite."""
         for name in self.names:
             shape = self.state[f"m.{name}"].shape
             if any(np.shape(a.get(name)) != shape for a in (params, grads)):
@@ -382,7 +380,6 @@ class Adam:
         self.state["t"] += 1
         for name in self.names:
             self.step(name, params[name], grads[name] * scale)
-        return scale
 
     def step(self, name, p, g):
         """One parameter's step, in place, with its clipped gradient."""
@@ -397,7 +394,7 @@ class Muon(Adam):
     """Muon for the blocks' matrices, Adam for the rest.
 
     m = b m + g,  p -= matrix_lr U S' V^T,  where g + b m = U S V^T, and S' is near one: a step is
-    about as large in every direction. Without Jordan's factor for the matrix's shape.
+    about as large in every direction. Jordan's factor for the matrix's shape is left out.
     Source: Jordan 2024, https://kellerjordan.github.io/posts/muon/
     """
     def __init__(self, params, lr, matrix_lr, momentum=0.9, **adam):
@@ -417,11 +414,12 @@ class Muon(Adam):
 
 
 def orthogonalise(x):
-    """A matrix X = U S V^T with its singular values, the diagonal of S, set to 0.7 to 1.2.
+    """A matrix X = U S V^T with its singular values, the diagonal of S, brought to 0.7 to 1.2 (but
+    for those far below the largest).
 
     Five Newton-Schulz steps X' = P X with P = a I + b A + c A A, A = X X^T; a, b, c are Jordan's.
     P is symmetric, so A' = X' X'^T = P A P. A and P are small squares, even where X is wide: so
-    multiply these, and X once, at the end.
+    multiply the five P's, and X with their product, once.
     """
     if x.shape[0] > x.shape[1]:
         return orthogonalise(x.T).T

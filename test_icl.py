@@ -245,9 +245,9 @@ def test_adam_takes_the_steps_of_its_formula_and_clips_long_gradients():
     optimizer = icl.Adam(params, lr=0.1, betas=(0.9, 0.99), eps=0.1, clip=2.0)
     for t, length in enumerate((5, 1, 0.1, 20), start=1):
         g = length * np.float64([2, -1, 2]) / 3
-        scale = optimizer.update(params, {"a": np.float32(g[:1]), "b": np.float32(g[1:])})
-        near(scale, min(1, 2 / length), 1e-6, f"scale of a gradient of length {length}")
-        m, v = 0.9 * m + 0.1 * scale * g, 0.99 * v + 0.01 * (scale * g) ** 2
+        optimizer.update(params, {"a": np.float32(g[:1]), "b": np.float32(g[1:])})
+        g *= min(1, 2 / length)
+        m, v = 0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g**2
         p = p - 0.1 * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.99**t)) + 0.1)
         near(np.hstack([params["a"], params["b"]]), p, 1e-6, f"parameters after step {t}")
 
@@ -259,8 +259,9 @@ def test_muon_orthogonalises_by_its_formula_and_leaves_all_else_to_adam():
     muon, adam = icl.Muon(params, 0.01, 0.1, momentum=0.8, clip=9.0), icl.Adam(rest, 0.01, clip=9.0)
     for i, size in enumerate((1, 0.1, 3)):  # the first and the last gradients are clipped
         grads = dict(zip(shapes, (np.float32(size * g) for g in normal(*shapes.values(), seed=i))))
-        scale = muon.update(params, grads)
-        near(scale, adam.update(rest, grads), 0, "Muon's scale beside Adam's")
+        muon.update(params, grads)
+        adam.update(rest, grads)
+        scale = min(1, 9 / np.linalg.norm(np.concatenate([g.ravel() for g in grads.values()])))
         for name, g in list(grads.items())[:2]:
             M[name] = 0.8 * M[name] + scale * g
             u, s, vt = np.linalg.svd(scale * g + 0.8 * M[name], full_matrices=False)
@@ -540,7 +541,7 @@ def test_intervals_of_ratios_and_of_the_farthest_are_right_in_95_of_100():
     equal(open_end[1], math.inf, "half an interval, where the denominator may be zero")
 
 def test_a_number_holds_with_its_whole_interval():
-    got = [claims.Row("", (1.0, 0.1), f"at most {x}").verdict for x in (1.2, 1.05, 0.8)]
+    got = [claims.Row("", (1.0, 0.1), at_most=x).verdict for x in (1.2, 1.05, 0.8)]
     equal(got, ["holds", "undecided", "does not hold"], "1 ± 0.1, at most 1.2, 1.05, 0.8")
 
 def test_the_selection_weight_of_the_optimum_is_the_posterior():
