@@ -48,12 +48,14 @@ def ratio(a, b):
 
 def residual(a, b):
     """Root mean square, over 1 example and more, of the difference of two mean error curves.
-    a, b: errors, prompt by prompt (B, N). Chance makes it larger, so "at most" is judged strictly.
+    a, b: errors, prompt by prompt (B, N). As squares add up, chance makes it larger: so "at most"
+    is judged strictly.
     """
     difference = (a - b)[:, 1:]  # (B, N - 1)
     curve = difference.mean(0)  # (N - 1,)
     rms = math.sqrt(np.mean(curve**2)) + 1e-12
-    # One sample a prompt: their mean is mean(curve^2) / rms = rms; they spread as rms does (delta).
+    # Delta method: a number for each prompt, with the mean mean(curve^2) / rms = rms, and with the
+    # standard error that rms has.
     return estimate((difference * curve).mean(1) / rms)
 
 
@@ -75,17 +77,23 @@ def farthest(values):
 
 @dataclass
 class Row:
-    """A number, half of its interval, and the bound in which a claim wants it, if it wants any."""
+    """A number, and the bound that a claim sets for it, if it sets one."""
     what: str
-    number: tuple
-    bound: str = ""  # "at most 0.1", say, or "at least 2"
+    number: tuple  # value, half of its interval
+    at_most: float = None
+    at_least: float = None
+
+    @property
+    def bound(self):
+        if self.at_least is not None:
+            return f"at least {self.at_least:g}"
+        return "" if self.at_most is None else f"at most {self.at_most:g}"
 
     @property
     def verdict(self):
-        words, limit = self.bound.rsplit(" ", 1)
         value, margin = self.number
         # How far outside the bound; negative inside.
-        beyond = value - float(limit) if words == "at most" else float(limit) - value
+        beyond = value - self.at_most if self.at_least is None else self.at_least - value
         if beyond + margin <= 0:
             return "holds"
         return "does not hold" if beyond - margin > 0 else "undecided"
@@ -138,10 +146,10 @@ def on_a_class(found, shown, noise):
 
     claims = {
         f"near-optimal on {shown} functions": [
-            Row("effective label noise of the mixture model", noise("mixture"), "at most 0.1"),
+            Row("effective label noise of the mixture model", noise("mixture"), at_most=0.1),
             Row("the same, on these functions alone", noise("mixture", shown)),
             Row(f"its curve beside the {NOISY}'s",
-                residual(error(MODEL), error(NOISY)), "at most 0.03"),
+                residual(error(MODEL), error(NOISY)), at_most=0.03),
             Row("beside the exact optimum's", residual(error(MODEL), error(MIXED))),
             Row(f"times the {NOISY}'s error, first half", times(MODEL, NOISY, 1, half)),
             Row(f"times the {NOISY}'s error, second half", times(MODEL, NOISY, half)),
@@ -149,20 +157,20 @@ def on_a_class(found, shown, noise):
             *(Row(f"squared distance to the {p}", estimate(error(MODEL, p)[:, 1:].mean(1)))
               for p in (NOISY, WARY, MIXED))],
         f"no extra cost on {shown} functions for not knowing the class": [
-            Row("times the specialist's error", times(MODEL, f"{shown} model"), "at most 1.1"),
+            Row("times the specialist's error", times(MODEL, f"{shown} model"), at_most=1.1),
             Row("times it from 2 examples on", times(MODEL, f"{shown} model", 2)),
             Row("the optimum pays", times(MIXED, OWN)),
             Row("effective label noise of the mixture model", noise("mixture")),
             Row(f"effective label noise of the {shown} model", noise(shown))],
         f"the {other} specialist fails on {shown} functions": [
-            Row("times the mixture model's error", times(f"{other} model", MODEL), "at least 2")]}
+            Row("times the mixture model's error", times(f"{other} model", MODEL), at_least=2)]}
     if shown == "dense":
         claims["as good as least squares on dense functions"] = [
-            Row("times their error", times(MODEL, "least squares"), "at most 1.1")]
+            Row("times their error", times(MODEL, "least squares"), at_most=1.1)]
     if shown == "sparse":
         claims["better than least squares, as good as the Lasso on sparse ones"] = [
-            Row("times the Lasso's error", times(MODEL, "Lasso"), "at most 1"),
-            Row("times least squares'", times(MODEL, "least squares"), "at most 1")]
+            Row("times the Lasso's error", times(MODEL, "Lasso"), at_most=1),
+            Row("times least squares'", times(MODEL, "least squares"), at_most=1)]
     return claims
 
 
@@ -172,7 +180,7 @@ def on_selection(found):
     model, mixed, noisy = (np.hstack([selection_weight(on, found.e.classes, p) for on in sheets])
                            for p in (MODEL, MIXED, NOISY))
     return {"its selection weights are those of Bayes (ours, stricter than the paper's)": [
-        Row("weight off the posterior's by", farthest(model - mixed), "at most 0.1"),
+        Row("weight off the posterior's by", farthest(model - mixed), at_most=0.1),
         Row(f"off the {NOISY}'s by", farthest(model - noisy))]}
 
 
@@ -182,10 +190,10 @@ def nearest(gap, control, *places):
             for x in places for p in (WARY, MIXED, control)]
 
 
-def blame(error, bound, *places):
+def blame(error, *places, **bound):
     """Rows: does the optimum of the mixture fail as the model does?"""
     return [Row("its excess over the optimum, as a share of the model's",
-                ratio(excess(error, MIXED, *places), excess(error, MODEL, *places)), bound)]
+                ratio(excess(error, MIXED, *places), excess(error, MODEL, *places)), **bound)]
 
 
 def on_numbers_of_non_zeros(found, noise):
@@ -196,8 +204,8 @@ def on_numbers_of_non_zeros(found, noise):
     def share(p, *places):  # of the specialists' distance
         return ratio(gap(MODEL, *places, to=p), gap(DENSE, *places, to=SPARSE))
 
-    # From above the sparse class's number to 7; at the paper's size that is its 3 to 7, where 6 and
-    # 7 have no optimum.
+    # From above the sparse class's number to 7, but at the paper's size, with 20 dims, only to 5:
+    # more non-zeros have no optimum there.
     between = [k for k in numbers if least < k < min(most, 8) and OWN in found.on[f"nnz-{k}"]]
     own_excess = np.stack([excess(gap, WIDE, k, over=WIDE_OPTIMUM) for k in numbers], axis=1)
     claims = {}
@@ -205,21 +213,21 @@ def on_numbers_of_non_zeros(found, noise):
         claims = {
             "at numbers of non-zeros between it leaves the optimum": [
                 Row(f"at {', '.join(map(str, between))}, excess over the {OWN}",
-                    estimate(excess(gap, MODEL, *between)), "at least 0.02"),
+                    estimate(excess(gap, MODEL, *between)), at_least=0.02),
                 *nearest(gap, DENSE, *between[:2])],
             "at numbers of non-zeros between an ideal learner of the mixture fails, too":
-                blame(gap, "at least 0.5", *between),
+                blame(gap, *between, at_least=0.5),
             # Nearer to each specialist than these are to each other.
             "at numbers of non-zeros between its predictions lie between the specialists'": [
                 Row(f"squared distance to the {p}, as a share of theirs", share(p, *between),
-                    "at most 1") for p in (DENSE, SPARSE)]}
+                    at_most=1) for p in (DENSE, SPARSE)]}
     return claims | {
         "at both ends it predicts as the specialist does, the paper's sign of selection": [
             Row(f"at {k} non-zeros, squared distance to the {p}, as a share of the specialists'",
-                share(p, k), "at most 0.1") for k, p in ((least, SPARSE), (most, DENSE))],
+                share(p, k), at_most=0.1) for k, p in ((least, SPARSE), (most, DENSE))],
         "trained on every number of non-zeros, it is near-optimal at each": [
-            Row("effective label noise of the wide model", noise("wide"), "at most 0.1"),
-            Row("largest excess over its own optimum", farthest(own_excess), "at most 0.05"),
+            Row("effective label noise of the wide model", noise("wide"), at_most=0.1),
+            Row("largest excess over its own optimum", farthest(own_excess), at_most=0.05),
             *(Row(f"at {k} non-zeros, excess over its own optimum", estimate(v))
               for k, v in zip(numbers, own_excess.T)),
             *(Row(f"at {k} non-zeros, its error as a share of the mixture model's",
@@ -235,26 +243,26 @@ def on_combinations(found, noise):
     return {
         "the error rises from both classes to the combination": [
             Row(f"error at weight {w}, minus that on {those}",
-                estimate(error(MODEL, w) - error(MODEL, end)), "at least 0")
+                estimate(error(MODEL, w) - error(MODEL, end)), at_least=0)
             for w, end, those in ((0.2, 0, "sinusoids"), (0.8, 1, "lines"))],
         "it fails on half of each": [
-            Row("excess over the optimum there", estimate(excess_at(MODEL, 0.5)), "at least 0.02"),
+            Row("excess over the optimum there", estimate(excess_at(MODEL, 0.5)), at_least=0.02),
             Row("error there, times that on sinusoids", ratio(error(MODEL, 0.5), error(MODEL, 0))),
             Row("excess of a Gaussian process", estimate(excess_at(GP, 0.5))),
             Row("the sinusoid specialist's error", estimate(error(WAVES, 0.5))),
             *nearest(partial(distance, found, "weights"), WAVES, 0.5)],
         "at half of each an ideal learner of the mixture fails, too":
-            blame(error, "at least 0.5", 0.5),
+            blame(error, 0.5, at_least=0.5),
         "with half of each in pretraining, the failure between the classes is gone": [
             Row("effective label noise of the wide model", noise("wide")),
             *(Row(f"at weight {w}, excess over the optimum, as a share of the mixture model's",
-                  ratio(excess_at(WIDE, w), excess_at(MODEL, w)), "at most 0.5") for w in between),
+                  ratio(excess_at(WIDE, w), excess_at(MODEL, w)), at_most=0.5) for w in between),
             *(Row(f"at weight {w}, excess over its own optimum",
                   estimate(excess_at(WIDE, w, over=WIDE_OPTIMUM))) for w in between)],
         "between the classes it contradicts the examples that it was shown": [
-            *(Row(f"at weight {w}, error at an x just shown, minus that on sinusoids",
+            *(Row(f"at weight {w}, error at an x shown before, minus that on sinusoids",
                   estimate(error(MODEL, w, "again") - error(MODEL, 0, "again")),
-                  "at least 0.02" if w == 0.5 else "") for w in between),
+                  at_least=0.02 if w == 0.5 else None) for w in between),
             *(Row(f"at weight {w}, the same error of the {p}", estimate(error(p, w, "again")))
               for w in (0, 0.5, 1) for p in (MODEL, MIXED, GP))]}
 
@@ -265,11 +273,11 @@ def on_frequencies(found):
     return {
         "it fails at high frequencies, rare in pretraining": [
             *(Row(f"error at {x}, times that at 1.5",
-                  ratio(gap(MODEL, x), gap(MODEL, 1.5)), bound)
-              for x, bound in ((10, "at least 10"), (0.1, ""))),
+                  ratio(gap(MODEL, x), gap(MODEL, 1.5)), at_least=bound)
+              for x, bound in ((10, 10), (0.1, None))),
             *nearest(gap, WAVES, 3, 5, 10)],
         "at frequency 10 an ideal learner of the mixture does not fail":
-            blame(gap, "at most 0.1", 10)}
+            blame(gap, 10, at_most=0.1)}
 
 
 def has_sheets(found, sweep, *places):
