@@ -101,7 +101,7 @@ class Experiment:
 
     def steps_of(self, model):
         """How many steps a model trains: a specialist's, times the classes in its mixture, so that
-        it sees as many prompts of each as their specialists; but, to end in time, at most 3 times.
+        it sees as many prompts of each as their specialists; but at most 3 times, to save time.
         """
         c = self.pretraining[model]
         classes = len(c.components) if isinstance(c, Mixture) else 1
@@ -117,7 +117,7 @@ class Experiment:
         """All that predictors are asked, as JSON can hold it. A predictions file keeps it, and is
         out of date where it is no longer so."""
         def description(sheet):
-            a_label = f"{sheet.ys[0, -1]:.2f}"  # differs if the class samples or computes f anew
+            a_label = f"{sheet.ys[0, -1]:.2f}"  # another one, if the class's code was changed
             return [str(sheet.function_class), sheet.after, a_label]
 
         return {"prompts": self.size.prompts, "nnz": self.size.nnz, "controls": self.controls,
@@ -163,7 +163,7 @@ def sine_experiment(size, seed):
     pretraining = classes | {"mixture": Mixture(classes.values()), "wide": Mixture(curves.values())}
     frequencies = 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0
     sweeps = {"weights": {w: blend(w) for w in np.linspace(0, 1, 11).tolist()},
-              "again": {w: blend(w) for w in (0.0, 0.3, 0.5, 0.7, 1.0)},  # at an x just shown
+              "again": {w: blend(w) for w in (0.0, 0.3, 0.5, 0.7, 1.0)},  # at an x shown before
               "frequency": {omega: Sinusoid(frequency=omega) for omega in frequencies}}
     return Experiment("sine", size, seed, classes, pretraining, n_points=size.sine_points,
                       steps=size.sine_steps, curves=curves, sweeps=sweeps,
@@ -211,8 +211,8 @@ def curve_sheet(e, name, c):
 
 
 def sweep_sheet(e, sweep, x, c):
-    """Functions of class c, at the place x of a sweep. Sweep "again" asks, at the end of a prompt,
-    for an x that the prompt has shown before."""
+    """Functions of class c, at the place x of a sweep. In the sweep called "again", the last x of a
+    prompt is one that the prompt has shown before: does a model know what it was told?"""
     rng = e.stream(sweep, x)
     after = e.after[-1:] if sweep == "again" else e.after
     xs, ys = sample_prompts(c, rng, max(2, e.size.prompts // 2), after[-1] + 1)
@@ -268,9 +268,11 @@ def untrained(e):
 def companions(e, model, s, sheet):
     """Kind -> predictions (B, N) of optima to be compared with a model.
 
-    Those of the mixture model believe that labels have noise of standard deviation s, its effective
-    label noise: the wary one reads the prompt's own labels; on ICL sheets, the noisy one reads
-    labels with such noise. That of the wide model is the exact optimum of its mixture.
+    Of the mixture model, whose effective label noise is s: ideal learners who believe that labels
+    have noise of standard deviation s.
+    - "wary" reads the prompt as it is: its belief is wrong.
+    - "noisy", on ICL sheets alone, reads labels with such noise: its belief is right.
+    Of the wide model: "optimum", the exact one of its mixture.
     """
     if model == "wide":
         return {"optimum": baselines.bayes(e.pretraining["wide"])(sheet.xs, sheet.ys)}
@@ -286,8 +288,8 @@ def companions(e, model, s, sheet):
 
 
 def is_asked(e, name, sheet):
-    """Whether the predictor of that name answers a sheet. ICL sheets are for all; to save time, the
-    others are for those alone that a figure or a claim shows there."""
+    """Whether the predictor of that name answers a sheet. ICL sheets are for all. To save time, the
+    others are for those that a figure or a claim shows there."""
     if name == OWN and not has_optimum(sheet.function_class):
         return False
     shown = {"mixture", "wide", *e.controls, "least squares", GP, MIXED, OWN}
