@@ -46,7 +46,7 @@ if not __debug__:
 for module in (train, icl, baselines):
     if Path(module.__file__).resolve().parent != HERE:
         sys.exit(f"test_icl.py: it should test {HERE}, and {module.__file__} was imported")
-from results import claims, experiments, files, jobs, report
+from results import claims, experiments, files, report
 
 LINE, WAVE = DenseLinear(1), Sinusoid()
 TINIER = experiments.Size(1, 1, 8, n_dims=3, nnz=1, sparse_points=5, sparse_steps=40, sine_points=6,

@@ -25,7 +25,7 @@ import numpy as np
 
 import baselines
 import icl
-from results import files, report
+from results import drawing, files
 from results.experiments import SIZES, make_experiment
 
 LENGTHS = 300, 600, 1200, 2500, 5000
@@ -78,9 +78,9 @@ def main(paths, lengths=LENGTHS):
     x = np.array(sorted({x for line in points.values() for x in line}))
     values = {label: np.array([line.get(v, (math.nan,) * 2) for v in x]).T
               for label, line in points.items()}
-    f = report.Figure("precision", "What more training buys", "", "prompts seen in training", x,
-                      values, "effective label noise", log="x")
-    (HERE / "precision.svg").write_text(report.draw(f), encoding="utf-8")
+    f = drawing.Figure("precision", "What more training buys", "", "prompts seen in training", x,
+                       values, "effective label noise", log="x")
+    (HERE / "precision.svg").write_text(drawing.draw(f), encoding="utf-8")
 
 
 if __name__ == "__main__":
