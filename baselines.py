@@ -1,9 +1,10 @@
 """Predictors that nobody trained: least squares, Lasso, and the exact Bayes optimum.
 
 A *predictor* is a function (xs, ys) -> predictions, xs (B, N, d), ys (B, N), predictions (B, N).
-Prediction k depends on x_k and the examples 1..k-1 only. Here all is computed in float64, and
-float32 prompts of any scale get finite predictions. Arrays that are no prompts raise ValueError.
-At the end, effective_noise says in one number how close a trained model comes to the optimum.
+Prediction k depends on x_k and the examples 1..k-1 only. Those of this file compute in float64:
+their predictions are finite for float32 prompts of any scale. Arrays that are no prompts raise
+ValueError. At the end, effective_noise says in one number how close a trained model comes to the
+optimum.
 """
 import numbers
 from dataclasses import replace
@@ -73,8 +74,8 @@ def _descend(w, G, c, y2, alpha):
         for _ in range(10):
             v_before, r_before = v.copy(), r.copy()
             _sweep(v, r, G, alpha)
-        step, G_step = v - v_before, r_before - r  # G (v - v_before), as r = c - G v
-        v += _stride(v, step, r, G_step, alpha) * step
+        step, G_times_step = v - v_before, r_before - r  # G (v - v_before), as r = c - G v
+        v += _stride(v, step, r, G_times_step, alpha) * step
     w[:, todo] = v
 
 
@@ -87,7 +88,7 @@ def _sweep(v, r, G, alpha):
         r -= G[j] * change
 
 
-def _stride(v, step, r, G_step, alpha):
+def _stride(v, step, r, G_times_step, alpha):
     """How many times to repeat the last sweep's step: the t >= 0 of least objective at v + t step.
 
     Where two inputs nearly agree, sweeps shift weight between them in tiny equal steps: one prompt
@@ -97,7 +98,8 @@ def _stride(v, step, r, G_step, alpha):
     """
     side = np.sign(np.where(v == 0, step, v))  # (d, B), the signs of v + t step
     slope = (step * (r - alpha * side)).sum(0)  # (B,)
-    bend = np.maximum((step * G_step).sum(0), 1e-6 * np.abs(slope) + 1e-300)  # so t is at most 1e6
+    bend = (step * G_times_step).sum(0)
+    bend = np.maximum(bend, 1e-6 * np.abs(slope) + 1e-300)  # so t is at most 1e6
     zero = np.divide(-v, step, out=np.full(v.shape, np.inf), where=step * side < 0)  # (d, B)
     return np.clip(slope / bend, 0, zero.min(0))
 
@@ -247,11 +249,11 @@ def _recursion(groups, xs, ys):
 def effective_noise(predictor, function_class, rng, n_points, n_prompts=1000,
                     grid=(0, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.25, 0.5, 1),
                     prompts_of=None):
-    """Effective label noise: the s at which an ideal learner errs as much as the predictor.
+    """Effective label noise: the s at which an ideal learner's error is the predictor's.
 
-    Draw prompts of function_class, the predictor's own pretraining (or of prompts_of, a part of
-    it), and standard normal z. The ideal learner, bayes(function_class, s), reads the labels
-    y + s z, the predictor y. Both are scored on y, from 1 example on; s is where their mean errors
+    The ideal learner, bayes(function_class, s), reads the labels y + s z, z standard normal; the
+    predictor reads y. Both predict y, on the same prompts of function_class, the predictor's own
+    pretraining (or of prompts_of, a part of it). s is where their mean errors, from 1 example on,
     agree. The learner is computed on the grid, with straight lines between (for sinusoids, in 6
     seconds).
 
@@ -272,8 +274,8 @@ def effective_noise(predictor, function_class, rng, n_points, n_prompts=1000,
     def reaches_zero(curve):
         """The s at which a curve over the grid reaches zero; inf if it never does."""
         rising = np.maximum.accumulate(curve)  # as its expectation does
-        # From height to s, so the axes are swapped. A hair below zero: where the curve stays at
-        # zero, that is the beginning.
+        # np.interp from heights to s: the axes are swapped. Where the curve stays at zero, a height
+        # just below it finds the first s.
         return float(np.interp(-1e-12, rising, grid, right=np.inf))
 
     xs, ys = sample_prompts(prompts_of or function_class, rng, n_prompts, n_points)
@@ -290,5 +292,6 @@ def effective_noise(predictor, function_class, rng, n_points, n_prompts=1000,
         excess = (learner - error)[:, :, 1:].mean(2)  # (grid, B)
         mean, margin = excess.mean(1), 1.96 * excess.std(1, ddof=1) / np.sqrt(n_prompts)
         s = reaches_zero(mean)
-        low, high = reaches_zero(mean + margin), reaches_zero(mean - margin)  # the higher, sooner
+        # A higher curve reaches zero at a smaller s.
+        low, high = reaches_zero(mean + margin), reaches_zero(mean - margin)
     return s, (low, high), np.array([np.interp(s, grid, curve) for curve in learner.mean(1).T])
