@@ -71,9 +71,10 @@ def _descend(w, G, c, y2, alpha):
             return
         # Go on with the prompts that are not solved yet.
         G, c, y2, v, r, todo = (a[..., ~done] for a in (G, c, y2, v, r, todo))
-        for _ in range(10):
-            v_before, r_before = v.copy(), r.copy()
+        for _ in range(9):
             _sweep(v, r, G, alpha)
+        v_before, r_before = v.copy(), r.copy()
+        _sweep(v, r, G, alpha)
         step, G_times_step = v - v_before, r_before - r  # G (v - v_before), as r = c - G v
         v += _stride(v, step, r, G_times_step, alpha) * step
     w[:, todo] = v
@@ -246,8 +247,10 @@ def _recursion(groups, xs, ys):
     return predictions, parts
 
 
-def effective_noise(predictor, function_class, rng, n_points, n_prompts=1000,
-                    grid=(0, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.25, 0.5, 1),
+NOISE_GRID = 0, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.25, 0.5, 1
+
+
+def effective_noise(predictor, function_class, rng, n_points, n_prompts=1000, grid=NOISE_GRID,
                     prompts_of=None):
     """Effective label noise: the s at which an ideal learner's error is the predictor's.
 

@@ -562,7 +562,8 @@ def claims_on(name, learn, size, prompts):
     with mock.patch.object(baselines, "effective_noise", return_value=(0.0, (0.0, 0.0), None)):
         measured = {entry.name: train.measure(entry, models.get(entry.name))
                     for entry in files.entries_of(e, Path())}
-    return claims.claims_of(report.arrange(e, measured))
+    files_hold = {name: ({"noise": noise}, answers) for name, (noise, answers) in measured.items()}
+    return claims.claims_of(report.arrange(e, files_hold))
 
 def test_claims_on_perfect_learners_hold_and_on_predicting_zero_do_not():
     perfect = claims_on("sparse", baselines.bayes, train.SIZES["small"], 400)
@@ -660,7 +661,8 @@ def test_learning_rates_rise_to_their_full_value_and_fall_to_zero(tmp_path):
 
 def test_the_status_line_counts_the_time_of_this_run_alone():
     model, sent = model_in(Path()), {0: train.Progress(step=30, over=0.5, seconds=1010.0)}
-    got = train.training_status([model], [(20, 1000.0)], 1, [0], sent)  # 10 of 40 steps, 10 s
+    at_start = [train.Progress(step=20, over=math.nan, seconds=1000.0)]  # so 10 of 40 steps, 10 s
+    got = train.training_status([model], at_start, 1, [0], sent)
     equal(got, "0/1 done, 0:00:10 left: sparse/sparse 75% +0.500", "status")
 
 def test_a_run_never_replaces_a_checkpoint_that_is_further_along(tmp_path):

@@ -9,10 +9,10 @@
     python train.py                 the paper's size: 12 layers, 256 channels
 
 An experiment trains a model on each of two function classes (the specialists) and one on their
-50:50 mixture (the mixture model). With --experiment coverage there is a wide model, too, on a
-mixture of these classes and what lies between them. They are compared with predictors that nobody
-trained, such as least squares and the exact optimum. results/experiments.py states all that. A run
-has three stages. Each reads the files of the one before it:
+50:50 mixture (the mixture model). `--experiment coverage` trains a mixture model and a wide one, on
+a mixture of these classes and what lies between them. Models are compared with predictors that
+nobody trained, such as least squares and the exact optimum. results/experiments.py states all that.
+A run has three stages. Each reads the files of the one before it:
 
     train      a model        -> OUT/EXPERIMENT/MODEL.npz
     measure    a predictor    -> OUT/EXPERIMENT/PREDICTOR.predictions.npz
@@ -39,7 +39,7 @@ import time
 import warnings
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,10 +55,10 @@ from tasks import narrow, sample_prompts
 
 # -------------------------------------------------------------------------------------- training
 # A `model` is a files.Entry: an experiment, the name of a model in it, the number of steps that it
-# trains, and the path of its checkpoint.
+# trains, and the path of its checkpoint. Below, an `entry` is a model or an untrained predictor.
 
 SAVE_SECONDS = 30   # between checkpoints
-GRACE_SECONDS = 30  # for a step and a checkpoint, where a run is stopped
+GRACE_SECONDS = 30  # how long a stopped run may take to finish a step and save
 
 
 class Progress(NamedTuple):
@@ -68,23 +68,23 @@ class Progress(NamedTuple):
     seconds: float  # that all steps so far took
 
 
-def lesson(model, progress):
-    """What to train on when a share `progress` of the steps is done: function class, n_points.
+def lesson(model, done):
+    """What to train on when `done` of training, from 0 to 1, is done: function class, n_points.
 
     The curriculum of Garg et al. (arXiv 2208.01066, `src/curriculum.py` of their code): at first
     functions depend on few dims, d' of them, and prompts are short, 2d' + 1 points at most.
     """
-    e, c = model.experiment, model.experiment.pretraining[model.name]
-    share, first, last = e.size.curriculum, e.size.first_dims, e.config.n_dims
-    if progress >= share or first >= last:
+    e, size = model.experiment, model.experiment.size
+    c, first, last = e.pretraining[model.name], size.first_dims, e.config.n_dims
+    if done >= size.curriculum or first >= last:
         return c, e.n_points
-    dims = first + int(progress / share * (last - first))  # first, ..., last - 1, equally long
+    dims = first + int(done / size.curriculum * (last - first))  # first to last - 1, equally long
     return narrow(c, dims), min(e.n_points, 2 * dims + 1)
 
 
-def training_batch(model, progress, rng):
+def training_batch(model, done, rng):
     """Prompts of the present lesson and their weights in the loss: xs (B, N, d), ys, w (B, N)."""
-    function_class, n_points = lesson(model, progress)
+    function_class, n_points = lesson(model, done)
     xs, ys = sample_prompts(function_class, rng, model.experiment.size.batch, n_points)
     weights = icl.loss_weights(xs, ys)  # by the lesson's own dims, before zeros are added
     absent = model.experiment.config.n_dims - xs.shape[2]
@@ -132,10 +132,10 @@ def train(model, save_seconds=math.inf, send=lambda progress: None):
     try:
         while state.step < model.steps:
             start = time.monotonic()
-            progress = state.step / model.steps
-            fade = min(1, (state.step + 1) / size.warmup) * (1 - progress)  # rates rise, then fall
+            done = state.step / model.steps
+            fade = min(1, (state.step + 1) / size.warmup) * (1 - done)  # rates rise, then fall
             state.optimizer.lr, state.optimizer.matrix_lr = size.lr * fade, size.matrix_lr * fade
-            xs, ys, weights = training_batch(model, progress, state.rng)
+            xs, ys, weights = training_batch(model, done, state.rng)
             loss = icl.train_step(state.params, e.config, state.optimizer, xs, ys, weights)
             state.losses.append(loss)
             state.seconds += time.monotonic() - start
@@ -152,7 +152,7 @@ def train(model, save_seconds=math.inf, send=lambda progress: None):
 
 
 def divergence(model, step, error):
-    """The refusal to be raised; it says what a user can do."""
+    """The error to raise. It says what a user can do."""
     return icl.Refused(f"{model.label} diverged at step {step} with seed {model.experiment.seed}: "
                        f"{error}; lower the Size's learning rates, or train others with --only")
 
@@ -176,20 +176,20 @@ def save(model, state, optimum):
 
 def optimum_losses(model):
     """(steps,): the loss of the exact optimum in each step, estimated once for each lesson."""
-    lessons = [lesson(model, step / model.steps) for step in range(model.steps)]
-    estimates = {}  # class, n_points -> mean loss
     n_prompts = min(2000, 2 * model.experiment.size.prompts)  # few in the rehearsal
-    for c, n_points in dict.fromkeys(lessons):
+
+    @cache
+    def estimate(c, n_points):
         rng = model.experiment.stream(model.name, "optimum")
         xs, ys = sample_prompts(c, rng, n_prompts, n_points)
-        errors = (baselines.bayes(c)(xs, ys) - ys) ** 2
-        estimates[c, n_points] = np.mean(icl.loss_weights(xs, ys) * errors)
-    return np.array([estimates[each] for each in lessons])
+        return np.mean(icl.loss_weights(xs, ys) * (baselines.bayes(c)(xs, ys) - ys) ** 2)
+
+    return np.array([estimate(*lesson(model, step / model.steps)) for step in range(model.steps)])
 
 
 def write_curve(path, losses, optimum):
-    """A CSV file: mean loss of about each 200th part of the steps, and that minus the optimum's.
-    losses: of the steps so far. optimum: (steps,), of all.
+    """Write a CSV file. A row is a stretch of about 1/200 of the steps: its last step, its mean
+    loss, and that minus the optimum's. losses: of the steps so far. optimum: (steps,), of all.
     """
     every = max(1, len(optimum) // 200)
     rows = ["step,loss,over_optimum\n"]
@@ -202,12 +202,12 @@ def write_curve(path, losses, optimum):
 
 def train_all(models, processes):
     """Train the models side by side, with one status line for all."""
-    at_start = []  # (step, seconds) of each
+    at_start = []  # Progress of each
     for model in models:
         state = resume(model)  # a checkpoint that is of no use is refused before any training
         if state.step:
             print(f"{model.label} goes on from step {state.step:,} of {model.steps:,}", flush=True)
-        at_start.append((state.step, state.seconds))
+        at_start.append(Progress(state.step, math.nan, state.seconds))
     print(f"training {len(models)} models; shown: steps done, loss minus optimum's", flush=True)
     jobs.side_by_side([(train, model, SAVE_SECONDS) for model in models], processes,
                       partial(training_status, models, at_start, processes), GRACE_SECONDS)
@@ -216,90 +216,91 @@ def train_all(models, processes):
 def training_status(models, at_start, processes, working, sent):
     """Such as "1/6 done, 0:04:10 left: sine/linear 40% +0.012, sine/mixture starts".
 
-    at_start: (step, seconds) of each model. working: indices of models. sent: index -> Progress.
+    at_start: a Progress for each model. working: indices of models. sent: index -> Progress.
     """
-    steps = [sent[i].step if i in sent else step for i, (step, _) in enumerate(at_start)]
-    done = sum(step == model.steps for step, model in zip(steps, models))
+    now = [sent.get(i, progress) for i, progress in enumerate(at_start)]
+    done = sum(progress.step == model.steps for model, progress in zip(models, now))
     text = f"{done}/{len(models)} done"
     if sent:
-        text += f", {time_left(models, steps, at_start, processes, sent)} left"
+        text += f", {time_left(models, at_start, now, processes)} left"
     each = []
     for i in working:
         reached = "starts"
         if i in sent:
-            reached = f"{steps[i] / models[i].steps:.0%} {sent[i].over:+.3f}"
+            reached = f"{now[i].step / models[i].steps:.0%} {now[i].over:+.3f}"
         each.append(f"{models[i].label} {reached}")
     return f"{text}: {', '.join(each)}"
 
 
-def time_left(models, steps, at_start, processes, sent):
-    """Until all are trained. A step is taken to last as long as its prompts are, and the pace of
-    this run to stay."""
+def time_left(models, at_start, now, processes):
+    """Until all are trained, at this run's pace, if a step takes as long as its prompts are."""
     points = [model.experiment.n_points for model in models]  # of a prompt
-    done = sum(points[i] * (progress.step - at_start[i][0]) for i, progress in sent.items())
-    spent = sum(progress.seconds - at_start[i][1] for i, progress in sent.items())
-    left = [n * (model.steps - step) for n, model, step in zip(points, models, steps)]
-    # The longest model's own time at least, as no model is split between processes.
-    longest = max(max(left), sum(left) / min(processes, len(models)))
-    return timedelta(seconds=round(spent / done * longest))
+    done = sum(n * (p.step - p_then.step) for n, p, p_then in zip(points, now, at_start))
+    seconds = sum(p.seconds - p_then.seconds for p, p_then in zip(now, at_start))
+    left = [n * (model.steps - p.step) for n, model, p in zip(points, models, now)]
+    # At least the work of the model with most of it, as no model is split between processes.
+    work = max(max(left), sum(left) / min(processes, len(models)))
+    return timedelta(seconds=round(seconds / done * work))
 
 
 # ------------------------------------------------------------------------------------- measuring
 
-def noise_of(model, predict, part=None):
+def noise_of(model, predict, *part):
     """Effective label noise (value, low, high) of a model's predictor: on prompts of its
-    pretraining, or of the class called `part` alone. The ideal learner knows all of pretraining."""
+    pretraining, or of one class in it, a `part`. Either way, the ideal learner that it is compared
+    with knows all of its pretraining."""
     e, n_prompts = model.experiment, min(1000, model.experiment.size.prompts)
-    rng, prompts_of = e.stream("noise", model.name), None
+    prompts_of = None
     if part:
-        n_prompts, prompts_of = n_prompts // 2, e.classes[part]
-        rng = e.stream("noise", model.name, part)
-    s, (low, high), _ = baselines.effective_noise(predict, e.pretraining[model.name], rng,
-                                                  e.n_points, n_prompts, prompts_of=prompts_of)
+        prompts_of = e.classes[part[0]]
+        n_prompts //= 2
+    s, (low, high), _ = baselines.effective_noise(
+        predict, e.pretraining[model.name], e.stream("noise", model.name, *part), e.n_points,
+        n_prompts, prompts_of=prompts_of)
     return s, low, high
 
 
 def measure(entry, predict=None):
-    """(facts, arrays) of a predictor; predict(xs, ys), if it is a model. arrays: SHEET -> (B, A),
-    its predictions after each of the A numbers of examples in sheet.after. Of a model, there are
-    SHEET/KIND, too: those of optima to compare it with, of each KIND (experiments.companions).
+    """(noise, answers) of a predictor; predict(xs, ys), if it is a model. noise: part -> noise_of.
+
+    answers: SHEET -> (B, A), predictions after each of the A numbers of examples in sheet.after. Of
+    a model there is SHEET/KIND, too: answers of an optimum to compare it with, of each KIND.
     """
     e, name = entry.experiment, entry.name
-    facts, arrays = {"size": asdict(e.size), "asked": e.asked}, {}
+    noise, answers = {}, {}
     if predict:
-        parts = e.classes if name == "mixture" else ()
-        facts["noise"] = {"pretraining": noise_of(entry, predict),
-                          **{part: noise_of(entry, predict, part) for part in parts}}
+        noise["pretraining"] = noise_of(entry, predict)
+    if name == "mixture":
+        noise |= {part: noise_of(entry, predict, part) for part in e.classes}
+
+    def answer(sheet):  # (B, N)
+        return predict(sheet.xs, sheet.ys) if predict else untrained(e)[name](sheet)
+
     for sheet in sheets_of(e).values():
-        if not is_asked(e, name, sheet):
-            continue
-        if predict:
-            answers = {sheet.name: predict(sheet.xs, sheet.ys)}  # (B, N)
-            optima = companions(e, name, facts["noise"]["pretraining"][0], sheet)
-            answers |= {f"{sheet.name}/{kind}": answer for kind, answer in optima.items()}
-        else:
-            answers = {sheet.name: untrained(e)[name](sheet)}
-        for key, answer in answers.items():
-            arrays[key] = np.float32(answer[:, sheet.after])
-    return facts, arrays
+        if is_asked(e, name, sheet):
+            answers[sheet.name] = np.float32(answer(sheet)[:, sheet.after])
+            for kind, predictions in companions(e, name, noise, sheet).items():
+                answers[f"{sheet.name}/{kind}"] = np.float32(predictions[:, sheet.after])
+    return noise, answers
 
 
 def measure_job(entry, send=lambda label: None):
     """Measure a predictor, write its predictions, and send its label."""
-    made_by = (f"Python {platform.python_version()}, NumPy {np.__version__}, "
-               f"{platform.system()} {platform.machine()}")
-    predict, made = None, {"settings": entry.settings, "made_by": made_by}
+    e, predict = entry.experiment, None
+    facts = {"size": asdict(e.size), "asked": e.asked, "settings": entry.settings,
+             "made_by": f"Python {platform.python_version()}, NumPy {np.__version__}, "
+                        f"{platform.system()} {platform.machine()}"}
     if entry.is_model:
         params, extra = files.load_model(entry)
         if extra["step"] != entry.steps:  # another run put it there meanwhile
             raise icl.Refused(f"{entry.path} is not trained to its end")
-        predict = partial(icl.predict, params, entry.experiment.config)
-        made["seconds"] = extra["seconds"]
-        made["curve"] = files.read_curve(entry.path.with_suffix(".csv"))
-    facts, arrays = measure(entry, predict)
-    if predict and not all(np.isfinite(a).all() for a in arrays.values()):
+        predict = partial(icl.predict, params, e.config)
+        facts["seconds"] = extra["seconds"]
+        facts["curve"] = files.read_curve(entry.path.with_suffix(".csv"))
+    facts["noise"], answers = measure(entry, predict)
+    if predict and not all(np.isfinite(a).all() for a in answers.values()):
         raise divergence(entry, entry.steps, "its predictions are not finite")
-    files.write_predictions(entry.predictions_path, facts | made, arrays)
+    files.write_predictions(entry.predictions_path, facts, answers)
     send(entry.label)
 
 
@@ -319,7 +320,7 @@ def rehearse(e):
                     train(entry)
                 measure_job(entry)
             report.show(Path(folder))
-    except (Exception, SystemExit) as error:  # a class of one's own can raise anything
+    except (Exception, SystemExit) as error:  # a function class of the user's can raise any
         raise icl.Refused(f"{e.name} cannot be evaluated like this: {jobs.where(error)}") from error
 
 
@@ -367,20 +368,20 @@ def experiments_of(a):
         experiments = [make_experiment(name, size, a.seed) for name in EXPERIMENTS]
         for e in experiments:
             check_repeatable(e)
-    except (Exception, SystemExit) as error:  # a class of one's own can raise anything
+    except (Exception, SystemExit) as error:  # a function class of the user's can raise any
         why = error if isinstance(error, ValueError) else jobs.where(error)
         raise icl.Refused(f"this size or a class cannot be: {why}") from error
     return experiments
 
 
 def choose(a, entries):
-    """Lists of models: those that --experiment names, and of these, those that --only names, too.
-
-    "coverage" is no experiment of its own, but two models of each; otherwise, no wide one is named.
-    """
-    named = [entry for entry in entries if entry.is_model
-             and (entry.name in ("mixture", "wide") if a.experiment == "coverage"
-                  else entry.name != "wide" and a.experiment in (None, entry.experiment.name))]
+    """Lists of models: those that --experiment names, and of these, the ones that --only names."""
+    models = [entry for entry in entries if entry.is_model]
+    if a.experiment == "coverage":  # no experiment of its own, but these models of both
+        named = [model for model in models if model.name in ("mixture", "wide")]
+    else:
+        named = [model for model in models if model.name != "wide"
+                 and a.experiment in (None, model.experiment.name)]
     chosen = [model for model in named if a.only in (None, model.name, model.label)]
     if not chosen:
         raise icl.Refused(f"there is no model {a.only!r}, but {', '.join(m.label for m in named)}")
@@ -391,7 +392,7 @@ def stages(a):
     """Train what is still to be trained, measure what is not yet measured, show what there is."""
     experiments = experiments_of(a)
     entries = [entry for e in experiments for entry in files.entries_of(e, a.out)]
-    entries.sort(key=lambda entry: -entry.experiment.n_points * entry.steps)  # longest first
+    entries.sort(key=lambda entry: entry.experiment.n_points * entry.steps, reverse=True)
     named, chosen = choose(a, entries)
     # Experiments with a model that is chosen, or with files of an earlier run: all their entries
     # are measured, as far as they can be, and shown.
@@ -436,5 +437,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    import train  # this file, by the name under which other processes find it
+    import train  # this file: processes are to exchange train.Progress, not __main__.Progress
     sys.exit(train.main())

@@ -38,7 +38,7 @@ class Size:
     matrix_lr: float = 0.02   # Muon's, for the matrices in the blocks
     warmup: int = 100
     curriculum: float = 0.0   # share of the steps that train.lesson makes easier, with fewer dims
-    first_dims: int = 5       # where it begins; nothing is easier where there are no more
+    first_dims: int = 5       # of its first lesson; with no more dims than these it does nothing
     prompts: int = 2000       # to evaluate on; half as many for each place of a sweep
 
     def __post_init__(self):
@@ -46,11 +46,13 @@ class Size:
 
     def check(self):
         """ValueError, by name, unless every field can be used."""
-        rate, two_or_more = ((int, float), 1e-30, 1e30), ((int,), 2, 1_000_000)
-        limits = {"lr": rate, "matrix_lr": rate, "curriculum": ((int, float), 0, 0.99),
-                  "sparse_points": two_or_more, "sine_points": two_or_more, "prompts": two_or_more}
+        limits = {  # types, lowest and highest value of a field
+            "lr": ((int, float), 1e-30, 1e30), "matrix_lr": ((int, float), 1e-30, 1e30),
+            "curriculum": ((int, float), 0, 0.99), "sparse_points": ((int,), 2, 1_000_000),
+            "sine_points": ((int,), 2, 1_000_000), "prompts": ((int,), 2, 1_000_000)}
+        all_others = (int,), 1, 1_000_000
         for name, value in asdict(self).items():
-            kinds, low, high = limits.get(name, ((int,), 1, 1_000_000))
+            kinds, low, high = limits.get(name, all_others)
             if type(value) not in kinds or not low <= value <= high:  # a bool is no int here
                 raise ValueError(f"{name} must be from {low} to {high:,}, not {value!r}")
         # Raises ValueError unless n_head divides n_embd.
@@ -73,7 +75,8 @@ SIZES = {
 class Experiment:
     """Which models are trained, on what, and what they are asked afterwards.
 
-    A sweep leads from pretraining to what lies outside it.
+    A sweep asks about classes along an axis that leads out of pretraining, such as 1, 2, 3, ...
+    non-zero coefficients, where it had the first and the last alone.
     """
     name: str
     size: Size
@@ -117,8 +120,8 @@ class Experiment:
         """All that predictors are asked, as JSON can hold it. A predictions file keeps it, and is
         out of date where it is no longer so."""
         def description(sheet):
-            a_label = f"{sheet.ys[0, -1]:.2f}"  # another one, if the class's code was changed
-            return [str(sheet.function_class), sheet.after, a_label]
+            fingerprint = f"{sheet.ys[0, -1]:.2f}"  # changes if the class's code does
+            return [str(sheet.function_class), sheet.after, fingerprint]
 
         return {"prompts": self.size.prompts, "nnz": self.size.nnz, "controls": self.controls,
                 "sheets": {name: description(sheet) for name, sheet in sheets_of(self).items()}}
@@ -225,10 +228,12 @@ def sweep_sheet(e, sweep, x, c):
 def picture(e, name):
     """Sheet of one function: the same ten examples of it before each of 101 queries."""
     title, weight = PICTURES[name]
-    c, n = ConvexCombination(*e.classes.values(), weight), min(10, e.n_points - 1)
-    rng, queries = e.stream("functions", title), np.linspace(-2.5, 2.5, 101)
+    c = ConvexCombination(*e.classes.values(), weight)
+    rng = e.stream("functions", title)
     f = c.sample(rng, 1)
+    n = min(10, e.n_points - 1)
     examples = rng.uniform(-2.2, 2.2, n)
+    queries = np.linspace(-2.5, 2.5, 101)
     xs = np.float32([[*examples, x] for x in queries])[..., None]  # (101, n + 1, 1)
     # f is one function, so it takes one prompt: all 101 in a row.
     ys = np.float32(f(xs.reshape(1, -1, 1)).reshape(len(xs), -1))
@@ -240,7 +245,7 @@ def picture(e, name):
 OWN = "optimum for these functions"  # is told the class of the functions it is asked about
 MIXED = "optimum of the mixture"     # is told only the mixture of the two classes
 GP = "Gaussian process"
-# The label of what is right, and those of companions:
+# The label of the true values, and those of companions:
 TRUTH = "true function"
 NOISY, WARY = "noisy ideal learner", "wary ideal learner"
 WIDE_OPTIMUM = "optimum of the wide mixture"
@@ -265,11 +270,11 @@ def untrained(e):
     return predictors
 
 
-def companions(e, model, s, sheet):
+def companions(e, model, noise, sheet):
     """Kind -> predictions (B, N) of optima to be compared with a model.
 
-    Of the mixture model, whose effective label noise is s: ideal learners who believe that labels
-    have noise of standard deviation s.
+    Of the mixture model, whose effective label noise is s = noise["pretraining"][0]: ideal learners
+    who believe that labels have noise of standard deviation s.
     - "wary" reads the prompt as it is: its belief is wrong.
     - "noisy", on ICL sheets alone, reads labels with such noise: its belief is right.
     Of the wide model: "optimum", the exact one of its mixture.
@@ -278,7 +283,9 @@ def companions(e, model, s, sheet):
         return {"optimum": baselines.bayes(e.pretraining["wide"])(sheet.xs, sheet.ys)}
     if model != "mixture":
         return {}
-    s = float(np.nan_to_num(s, nan=1.0, posinf=1.0))  # if no s fits: the largest that was tried
+    s = noise["pretraining"][0]
+    if not np.isfinite(s):  # no s fits
+        s = baselines.NOISE_GRID[-1]  # the largest that was tried
     learner = baselines.bayes(e.mixture, s)
     predictions = {"wary": learner(sheet.xs, sheet.ys)}
     if sheet.name.startswith("icl-"):
@@ -288,8 +295,8 @@ def companions(e, model, s, sheet):
 
 
 def is_asked(e, name, sheet):
-    """Whether the predictor of that name answers a sheet. ICL sheets are for all. To save time, the
-    others are for those that a figure or a claim shows there."""
+    """Whether the predictor of that name answers a sheet. ICL sheets are for all. To save time,
+    other sheets are for those alone that a figure or a claim shows there."""
     if name == OWN and not has_optimum(sheet.function_class):
         return False
     shown = {"mixture", "wide", *e.controls, "least squares", GP, MIXED, OWN}

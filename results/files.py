@@ -3,9 +3,8 @@ must refuse.
 
 A run
 - trains a model that has neither predictions nor a finished checkpoint;
-- measures a predictor that has no predictions, or outdated ones. A model's are outdated if they are
-  older than its checkpoint; those of a predictor that nobody trains, if they are older than
-  baselines.py or tasks.py; both, if they answer other prompts;
+- measures a predictor that has no predictions, or outdated ones: they answer other prompts, or are
+  older than baselines.py, tasks.py or, of a model, its checkpoint. A model without one keeps them;
 - uses all other predictions, even if the checkpoint is gone;
 - refuses what was made with other settings, by name, and changes nothing of it.
 """
@@ -80,10 +79,11 @@ def refuse_others(path, facts, settings):
                               "choose another --out, or the same settings")
 
 
-def refuse_broken(rules):
-    """ValueError, by name, unless every rule holds. rules: what must be as it should -> bool."""
-    if broken := [what for what, holds in rules.items() if not holds]:
-        raise ValueError(f"its {broken[0]} cannot be")
+def check(rules):
+    """ValueError that names the first thing which cannot be. rules: what -> whether it can be."""
+    for what, holds in rules.items():
+        if not holds:
+            raise ValueError(f"its {what} cannot be")
 
 
 def load_model(model, optimizer=None, rng=None):
@@ -96,7 +96,7 @@ def load_model(model, optimizer=None, rng=None):
     refuse_others(model.path, extra, model.settings)
     try:
         step, losses = extra["step"], extra.get("losses", [])
-        refuse_broken({
+        check({
             "config": config == model.experiment.config,
             "step": 0 <= step <= model.steps,
             "seconds": 0 <= extra["seconds"] <= 1e5 * step,  # a day for each step
@@ -105,7 +105,7 @@ def load_model(model, optimizer=None, rng=None):
         if optimizer:
             rng.bit_generator.state = extra["rng"]
             squares = [a for name, a in optimizer.state.items() if name.startswith("v.")]
-            refuse_broken({
+            check({
                 "rng": rng.bit_generator.state == extra["rng"],  # it took all of it
                 "optimiser's t": optimizer.state["t"] == step,
                 "optimiser's v": all((v >= 0).all() for v in squares)})
@@ -149,9 +149,9 @@ def read_predictions(path):
             raise ValueError(f"it lacks {min(missing)}")
         model, seconds = facts["settings"]["model"], facts.get("seconds", 0)
         if path.name != f"{model.replace(' ', '-')}.predictions.npz":
-            raise ValueError(f"it has the predictions of {model}, by its name another's")
+            raise ValueError(f"it has the predictions of {model}, and its name says otherwise")
         noise, curve = list(facts.get("noise", {}).values()), facts.get("curve", [])
-        refuse_broken({
+        check({
             "noise": not noise or are_numbers(noise, (len(noise), 3)),
             "curve": not curve or are_numbers(curve, (len(curve), 2)) and np.isfinite(curve).all(),
             "seconds": are_numbers(seconds, ()) and 0 <= seconds < 1e9,
@@ -164,7 +164,7 @@ def read_predictions(path):
 
 
 def needs_training(model):
-    """Whether its checkpoint is unfinished, or gone, and it has no predictions either."""
+    """Whether it has neither a finished checkpoint nor predictions."""
     return model.reached() < model.steps and not model.predictions_path.is_file()
 
 
@@ -174,7 +174,9 @@ def needs_measuring(entry):
         return False
     if not entry.predictions_path.is_file():
         return True
-    sources = [entry.path] if entry.is_model else [Path(m.__file__) for m in (baselines, tasks)]
+    sources = [Path(baselines.__file__), Path(tasks.__file__)]
+    if entry.is_model:
+        sources.append(entry.path)
     newest = max(path.stat().st_mtime for path in sources)
     return (newest > entry.predictions_path.stat().st_mtime
             or read_predictions(entry.predictions_path)[0]["asked"] != entry.experiment.asked)
@@ -186,7 +188,8 @@ def refuse_conflicts(entries, out):
         if path.exists() and not path.is_file():
             raise icl.Refused(f"{path} is not a regular file")
     for entry in entries:
-        finished = entry.reached() == entry.steps  # refuses a checkpoint that is another's
+        # reached() refuses a checkpoint of other settings.
+        finished = entry.reached() == entry.steps
         if entry.predictions_path.exists():
             facts, _ = read_predictions(entry.predictions_path)
             refuse_others(entry.predictions_path, facts, entry.settings)
