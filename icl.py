@@ -5,7 +5,7 @@ left to right. At every x_k it predicts f(x_k), and it has seen the examples 1..
 
 An operation returns its output and a function: y, backward = layernorm(x, gain, bias). With dy the
 gradient of the loss with respect to y, backward(dy) returns the gradients of the arguments, in
-their order: here dx, dgain, dbias. GELU and attention have one argument that needs one.
+their order: here dx, dgain, dbias. Of GELU and attention it is one array, as they take one.
 
 Shapes: B prompts, N points, T = 2N - 1 tokens, M = BT rows, C channels, H heads, D = C / H, d dims.
 """
@@ -258,21 +258,6 @@ def transformer(params, config, xs, ys):
 
 # ------------------------------------------------------------------------ predictions, and checks
 
-def keep_freed_memory():
-    """Free a block of 31 MiB: from then on, glibc keeps freed blocks up to that size for reuse. A
-    step is 10% faster."""
-    np.empty(31 << 20, np.uint8)
-
-
-keep_freed_memory()
-
-
-def chunks(xs, *others):
-    """The batch in parts of about 500 tokens: what a part computes stays in the cache."""
-    n = min(len(xs), math.ceil(len(xs) * (2 * xs.shape[1] - 1) / 500))
-    return zip(*(np.array_split(a, n) for a in (xs, *others)))
-
-
 def check_array(name, a, shape=None, types=(np.float32, np.float64)):
     """ValueError, by name, unless it is a finite array of one of the types, of the shape if any."""
     if type(a) is not np.ndarray or a.dtype not in types or shape not in (None, a.shape):
@@ -300,6 +285,21 @@ def check_prompts(xs, ys, n_dims=None, n_points=math.inf):
         limit = "" if n_points == math.inf else f", N at most {n_points}"
         raise ValueError(f"xs must be (B, N, {n_dims or 'd'}) and ys (B, N){limit}, "
                          f"nothing empty, not {xs.shape} and {ys.shape}")
+
+
+def chunks(xs, *others):
+    """The batch in parts of about 500 tokens: what a part computes stays in the cache."""
+    n = min(len(xs), math.ceil(len(xs) * (2 * xs.shape[1] - 1) / 500))
+    return zip(*(np.array_split(a, n) for a in (xs, *others)))
+
+
+def keep_freed_memory():
+    """Free a block of 31 MiB: from then on, glibc keeps freed blocks up to that size for reuse. A
+    step is 10% faster."""
+    np.empty(31 << 20, np.uint8)
+
+
+keep_freed_memory()
 
 
 def predict(params, config, xs, ys):
@@ -393,8 +393,8 @@ class Adam:
 class Muon(Adam):
     """Muon for the blocks' matrices, Adam for the rest.
 
-    m = b m + g,  p -= matrix_lr U S' V^T,  where g + b m = U S V^T, and S' is near one: a step is
-    about as large in every direction. Jordan's factor for the matrix's shape is left out.
+    m = b m + g,  p -= matrix_lr U S' V^T,  where b is the momentum, g + b m = U S V^T, and S' is
+    near one: a step is about as large in every direction. Without Jordan's factor for the shape.
     Source: Jordan 2024, https://kellerjordan.github.io/posts/muon/
     """
     def __init__(self, params, lr, matrix_lr, momentum=0.9, **adam):
@@ -425,7 +425,8 @@ def orthogonalise(x):
         return orthogonalise(x.T).T
     x = x / (np.linalg.norm(x) + 1e-7)
     identity = np.eye(len(x), dtype=x.dtype)
-    A, product = x @ x.T, identity
+    A = x @ x.T
+    product = identity
     for _ in range(5):
         P = 3.4445 * identity - 4.7750 * A + 2.0315 * (A @ A)
         product, A = P @ product, P @ A @ P

@@ -30,8 +30,8 @@ import numpy as np
 class Hypotheses:
     """A group of M hypotheses: under hypothesis m, f(x) = phi_m(x) . w, with w ~ N(0, I_F).
 
-    features: x (B, d) -> phi (F, M, B), F features of x under each of the M; for sinusoids, say,
-    sin and cos of each frequency times x.
+    features: one x of each of B prompts, (B, d) -> phi (F, M, B), F features of x under each of the
+    M; for sinusoids, say, sin and cos of each frequency times x.
     SparseLinear(8, 2) is one group: M = 28 pairs of inputs, F = 2. Sinusoid is one: M = 320
     frequencies, F = 2. A mixture's list holds the groups of all its components.
     prior: (M,), each hypothesis's probability. noise: the variance of y around f(x) that the

@@ -15,14 +15,13 @@ import argparse
 import math
 from collections import defaultdict
 from dataclasses import dataclass
-from functools import partial
 from statistics import NormalDist
 
 import numpy as np
 
 import icl
 from results.experiments import GP, MIXED, NOISY, OWN, TRUTH, WARY, WIDE_OPTIMUM
-from results.report import read, selection_weight
+from results.report import Found, read, selection_weight, variance_of
 
 # NOISY is the optimum of the mixture whose labels have the model's effective label noise; WARY
 # believes in the same noise, and reads exact labels.
@@ -119,15 +118,42 @@ def predictions_on(found, sheet):
     return defaultdict(lambda: np.nan * predicted[TRUTH], predicted)
 
 
-def distance(found, sweep, p, *places, to=TRUTH):
-    """Mean squared distance of p's predictions, a number a prompt, (B,), at places of a sweep."""
-    sheets = [predictions_on(found, f"{sweep}-{x:g}") for x in places]
-    return np.mean([((on[p] - on[to]) ** 2).mean(1) for on in sheets], axis=0)
+@dataclass
+class Sweep:
+    """What was answered along a sweep. A method's result is a number for each prompt, (B,), the
+    mean over the places asked for; nan if a predictor is not there."""
+    found: Found
+    name: str
 
+    def has(self, *places):
+        """Whether it was asked at these places."""
+        return all(f"{self.name}-{x:g}" in self.found.on for x in places)
 
-def excess(error, p, *places, over=OWN):
-    """Error of p minus that of an optimum, (B,). error(p, *places) gives an error, (B,)."""
-    return error(p, *places) - error(over, *places)
+    def distance(self, p, q, *places):
+        """Squared distance between the predictions of p and of q."""
+        at = [predictions_on(self.found, f"{self.name}-{x:g}") for x in places]
+        return np.mean([((on[p] - on[q]) ** 2).mean(1) for on in at], axis=0)
+
+    def error(self, p, *places):
+        """Squared error of p, over Var f."""
+        classes = [self.found.sheets[f"{self.name}-{x:g}"].function_class for x in places]
+        return np.mean([self.distance(p, TRUTH, x) / variance_of(c)
+                        for x, c in zip(places, classes)], axis=0)
+
+    def excess(self, p, *places, over=OWN):
+        """Error of p, minus that of an optimum."""
+        return self.error(p, *places) - self.error(over, *places)
+
+    def neighbours(self, control, *places):
+        """Rows: whose predictions are the mixture model's nearest to?"""
+        return [Row(f"at {x:g}, squared distance to the {p}",
+                    estimate(self.distance(MODEL, p, x)))
+                for x in places for p in (WARY, MIXED, control)]
+
+    def optimum_fails(self, *places, **bound):
+        """A row: does the optimum of the mixture fail as the mixture model does?"""
+        return Row("its excess over the optimum, as a share of the model's",
+                   ratio(self.excess(MIXED, *places), self.excess(MODEL, *places)), **bound)
 
 
 # ---------------------------------------------- the claims, one by one: what is claimed -> its rows
@@ -140,9 +166,9 @@ def on_a_class(found, shown, noise):
     def error(p, q=TRUTH):
         return (predicted[p] - predicted[q]) ** 2  # (B, N)
 
-    def times(p, base, first=0, last=None):
+    def relative(p, base, first=0, last=None):
         """The error of p divided by that of base, after first to last - 1 examples."""
-        return ratio(*(error(q)[:, first:last].mean(1) for q in (p, base)))
+        return ratio(error(p)[:, first:last].mean(1), error(base)[:, first:last].mean(1))
 
     claims = {
         f"near-optimal on {shown} functions": [
@@ -151,26 +177,26 @@ def on_a_class(found, shown, noise):
             Row(f"its curve beside the {NOISY}'s",
                 residual(error(MODEL), error(NOISY)), at_most=0.03),
             Row("beside the exact optimum's", residual(error(MODEL), error(MIXED))),
-            Row(f"times the {NOISY}'s error, first half", times(MODEL, NOISY, 1, half)),
-            Row(f"times the {NOISY}'s error, second half", times(MODEL, NOISY, half)),
+            Row(f"times the {NOISY}'s error, first half", relative(MODEL, NOISY, 1, half)),
+            Row(f"times the {NOISY}'s error, second half", relative(MODEL, NOISY, half)),
             Row(f"excess over the {MIXED}", estimate((error(MODEL) - error(MIXED)).mean(1))),
             *(Row(f"squared distance to the {p}", estimate(error(MODEL, p)[:, 1:].mean(1)))
               for p in (NOISY, WARY, MIXED))],
         f"no extra cost on {shown} functions for not knowing the class": [
-            Row("times the specialist's error", times(MODEL, f"{shown} model"), at_most=1.1),
-            Row("times it from 2 examples on", times(MODEL, f"{shown} model", 2)),
-            Row("the optimum pays", times(MIXED, OWN)),
+            Row("times the specialist's error", relative(MODEL, f"{shown} model"), at_most=1.1),
+            Row("times it from 2 examples on", relative(MODEL, f"{shown} model", 2)),
+            Row("the optimum pays", relative(MIXED, OWN)),
             Row("effective label noise of the mixture model", noise("mixture")),
             Row(f"effective label noise of the {shown} model", noise(shown))],
         f"the {other} specialist fails on {shown} functions": [
-            Row("times the mixture model's error", times(f"{other} model", MODEL), at_least=2)]}
+            Row("times the mixture model's error", relative(f"{other} model", MODEL), at_least=2)]}
     if shown == "dense":
         claims["as good as least squares on dense functions"] = [
-            Row("times their error", times(MODEL, "least squares"), at_most=1.1)]
+            Row("times their error", relative(MODEL, "least squares"), at_most=1.1)]
     if shown == "sparse":
         claims["better than least squares, as good as the Lasso on sparse ones"] = [
-            Row("times the Lasso's error", times(MODEL, "Lasso"), at_most=1),
-            Row("times least squares'", times(MODEL, "least squares"), at_most=1)]
+            Row("times the Lasso's error", relative(MODEL, "Lasso"), at_most=1),
+            Row("times least squares'", relative(MODEL, "least squares"), at_most=1)]
     return claims
 
 
@@ -184,105 +210,100 @@ def on_selection(found):
         Row(f"off the {NOISY}'s by", farthest(model - noisy))]}
 
 
-def nearest(gap, control, *places):
-    """Rows: whose predictions are the model's nearest to, in a sweep? gap: `distance` in it."""
-    return [Row(f"at {x:g}, squared distance to the {p}", estimate(gap(MODEL, x, to=p)))
-            for x in places for p in (WARY, MIXED, control)]
-
-
-def blame(error, *places, **bound):
-    """Rows: does the optimum of the mixture fail as the model does?"""
-    return [Row("its excess over the optimum, as a share of the model's",
-                ratio(excess(error, MIXED, *places), excess(error, MODEL, *places)), **bound)]
-
-
 def on_numbers_of_non_zeros(found, noise):
     """Claims on every number of non-zeros; the paper singles out 3 to 7 of 20."""
-    numbers, least, most = found.e.sweeps["nnz"], found.e.size.nnz, found.e.size.n_dims
-    gap = partial(distance, found, "nnz")  # gap(p, k): error of p; gap(p, k, to=q): to q
-
-    def share(p, *places):  # of the specialists' distance
-        return ratio(gap(MODEL, *places, to=p), gap(DENSE, *places, to=SPARSE))
-
+    nnz, least, most = Sweep(found, "nnz"), found.e.size.nnz, found.e.size.n_dims
+    if not nnz.has(least, most):
+        return {}
+    numbers = list(found.e.sweeps["nnz"])
     # From above the sparse class's number to 7, but at the paper's size, with 20 dims, only to 5:
     # more non-zeros have no optimum there.
     between = [k for k in numbers if least < k < min(most, 8) and OWN in found.on[f"nnz-{k}"]]
-    own_excess = np.stack([excess(gap, WIDE, k, over=WIDE_OPTIMUM) for k in numbers], axis=1)
+
+    def share(p, *places):
+        """The model's distance to a specialist, as a share of that between the specialists."""
+        return ratio(nnz.distance(MODEL, p, *places), nnz.distance(DENSE, SPARSE, *places))
+
     claims = {}
     if between:
-        claims = {
-            "at numbers of non-zeros between it leaves the optimum": [
-                Row(f"at {', '.join(map(str, between))}, excess over the {OWN}",
-                    estimate(excess(gap, MODEL, *between)), at_least=0.02),
-                *nearest(gap, DENSE, *between[:2])],
-            "at numbers of non-zeros between an ideal learner of the mixture fails, too":
-                blame(gap, *between, at_least=0.5),
-            # Nearer to each specialist than these are to each other.
-            "at numbers of non-zeros between its predictions lie between the specialists'": [
-                Row(f"squared distance to the {p}, as a share of theirs", share(p, *between),
-                    at_most=1) for p in (DENSE, SPARSE)]}
-    return claims | {
-        "at both ends it predicts as the specialist does, the paper's sign of selection": [
-            Row(f"at {k} non-zeros, squared distance to the {p}, as a share of the specialists'",
-                share(p, k), at_most=0.1) for k, p in ((least, SPARSE), (most, DENSE))],
-        "trained on every number of non-zeros, it is near-optimal at each": [
-            Row("effective label noise of the wide model", noise("wide"), at_most=0.1),
-            Row("largest excess over its own optimum", farthest(own_excess), at_most=0.05),
-            *(Row(f"at {k} non-zeros, excess over its own optimum", estimate(v))
-              for k, v in zip(numbers, own_excess.T)),
-            *(Row(f"at {k} non-zeros, its error as a share of the mixture model's",
-                  ratio(gap(WIDE, k), gap(MODEL, k))) for k in numbers)]}
+        claims["at numbers of non-zeros between it leaves the optimum"] = [
+            Row(f"at {', '.join(map(str, between))}, excess over the {OWN}",
+                estimate(nnz.excess(MODEL, *between)), at_least=0.02)
+        ] + nnz.neighbours(DENSE, *between[:2])
+        claims["at numbers of non-zeros between an ideal learner of the mixture fails, too"] = [
+            nnz.optimum_fails(*between, at_least=0.5)]
+        # Nearer to each specialist than these are to each other.
+        claims["at numbers of non-zeros between its predictions lie between the specialists'"] = [
+            Row(f"squared distance to the {p}, as a share of theirs", share(p, *between), at_most=1)
+            for p in (DENSE, SPARSE)]
+    claims["at both ends it predicts as the specialist does, the paper's sign of selection"] = [
+        Row(f"at {k} non-zeros, squared distance to the {p}, as a share of the specialists'",
+            share(p, k), at_most=0.1) for k, p in ((least, SPARSE), (most, DENSE))]
+
+    own_excess = {k: nnz.excess(WIDE, k, over=WIDE_OPTIMUM) for k in numbers}
+    claims["trained on every number of non-zeros, it is near-optimal at each"] = [
+        Row("effective label noise of the wide model", noise("wide"), at_most=0.1),
+        Row("largest excess over its own optimum",
+            farthest(np.stack(list(own_excess.values()), axis=1)), at_most=0.05)
+    ] + [
+        Row(f"at {k} non-zeros, excess over its own optimum", estimate(own_excess[k]))
+        for k in numbers
+    ] + [
+        Row(f"at {k} non-zeros, its error as a share of the mixture model's",
+            ratio(nnz.error(WIDE, k), nnz.error(MODEL, k))) for k in numbers]
+    return claims
 
 
 def on_combinations(found, noise):
-    """Claims on what lies between lines, at weight 1, and sinusoids, at 0; errors over Var f."""
-    def error(p, w, sweep="weights"):
-        return distance(found, sweep, p, w) / (w**2 + (1 - w) ** 2)
-
-    between, excess_at = (0.3, 0.5, 0.7), partial(excess, error)
-    return {
-        "the error rises from both classes to the combination": [
-            Row(f"error at weight {w}, minus that on {those}",
-                estimate(error(MODEL, w) - error(MODEL, end)), at_least=0)
-            for w, end, those in ((0.2, 0, "sinusoids"), (0.8, 1, "lines"))],
-        "it fails on half of each": [
-            Row("excess over the optimum there", estimate(excess_at(MODEL, 0.5)), at_least=0.02),
-            Row("error there, times that on sinusoids", ratio(error(MODEL, 0.5), error(MODEL, 0))),
-            Row("excess of a Gaussian process", estimate(excess_at(GP, 0.5))),
-            Row("the sinusoid specialist's error", estimate(error(WAVES, 0.5))),
-            *nearest(partial(distance, found, "weights"), WAVES, 0.5)],
-        "at half of each an ideal learner of the mixture fails, too":
-            blame(error, 0.5, at_least=0.5),
-        "with half of each in pretraining, the failure between the classes is gone": [
-            Row("effective label noise of the wide model", noise("wide")),
-            *(Row(f"at weight {w}, excess over the optimum, as a share of the mixture model's",
-                  ratio(excess_at(WIDE, w), excess_at(MODEL, w)), at_most=0.5) for w in between),
-            *(Row(f"at weight {w}, excess over its own optimum",
-                  estimate(excess_at(WIDE, w, over=WIDE_OPTIMUM))) for w in between)],
-        "between the classes it contradicts the examples that it was shown": [
-            *(Row(f"at weight {w}, error at an x shown before, minus that on sinusoids",
-                  estimate(error(MODEL, w, "again") - error(MODEL, 0, "again")),
-                  at_least=0.02 if w == 0.5 else None) for w in between),
-            *(Row(f"at weight {w}, the same error of the {p}", estimate(error(p, w, "again")))
-              for w in (0, 0.5, 1) for p in (MODEL, MIXED, GP))]}
+    """Claims on what lies between lines, at weight 1, and sinusoids, at 0."""
+    sweep, again, between = Sweep(found, "weights"), Sweep(found, "again"), (0.3, 0.5, 0.7)
+    if not sweep.has(0, 0.2, *between, 0.8, 1) or not again.has(0, *between, 1):
+        return {}
+    claims = {}
+    claims["the error rises from both classes to the combination"] = [
+        Row(f"error at weight {w}, minus that on {those}",
+            estimate(sweep.error(MODEL, w) - sweep.error(MODEL, end)), at_least=0)
+        for w, end, those in ((0.2, 0, "sinusoids"), (0.8, 1, "lines"))]
+    claims["it fails on half of each"] = [
+        Row("excess over the optimum there", estimate(sweep.excess(MODEL, 0.5)), at_least=0.02),
+        Row("error there, times that on sinusoids",
+            ratio(sweep.error(MODEL, 0.5), sweep.error(MODEL, 0))),
+        Row("excess of a Gaussian process", estimate(sweep.excess(GP, 0.5))),
+        Row("the sinusoid specialist's error", estimate(sweep.error(WAVES, 0.5)))
+    ] + sweep.neighbours(WAVES, 0.5)
+    claims["at half of each an ideal learner of the mixture fails, too"] = [
+        sweep.optimum_fails(0.5, at_least=0.5)]
+    claims["with half of each in pretraining, the failure between the classes is gone"] = [
+        Row("effective label noise of the wide model", noise("wide"))
+    ] + [
+        Row(f"at weight {w}, excess over the optimum, as a share of the mixture model's",
+            ratio(sweep.excess(WIDE, w), sweep.excess(MODEL, w)), at_most=0.5) for w in between
+    ] + [
+        Row(f"at weight {w}, excess over its own optimum",
+            estimate(sweep.excess(WIDE, w, over=WIDE_OPTIMUM))) for w in between]
+    claims["between the classes it contradicts the examples that it was shown"] = [
+        Row(f"at weight {w}, error at an x shown before, minus that on sinusoids",
+            estimate(again.error(MODEL, w) - again.error(MODEL, 0)),
+            at_least=0.02 if w == 0.5 else None) for w in between
+    ] + [
+        Row(f"at weight {w}, the same error of the {p}", estimate(again.error(p, w)))
+        for w in (0, 0.5, 1) for p in (MODEL, MIXED, GP)]
+    return claims
 
 
 def on_frequencies(found):
     """Claims on frequencies that were common, at 1.5, and rare in pretraining."""
-    gap = partial(distance, found, "frequency")
+    sweep = Sweep(found, "frequency")
+    if not sweep.has(0.1, 1.5, 3, 5, 10):
+        return {}
     return {
         "it fails at high frequencies, rare in pretraining": [
-            *(Row(f"error at {x}, times that at 1.5",
-                  ratio(gap(MODEL, x), gap(MODEL, 1.5)), at_least=bound)
-              for x, bound in ((10, 10), (0.1, None))),
-            *nearest(gap, WAVES, 3, 5, 10)],
-        "at frequency 10 an ideal learner of the mixture does not fail":
-            blame(gap, 10, at_most=0.1)}
-
-
-def has_sheets(found, sweep, *places):
-    """Whether a sweep was asked, and at these places."""
-    return all(f"{sweep}-{x:g}" in found.on for x in places)
+            Row(f"error at {x}, times that at 1.5",
+                ratio(sweep.error(MODEL, x), sweep.error(MODEL, 1.5)), at_least=bound)
+            for x, bound in ((10, 10), (0.1, None))
+        ] + sweep.neighbours(WAVES, 3, 5, 10),
+        "at frequency 10 an ideal learner of the mixture does not fail": [
+            sweep.optimum_fails(10, at_most=0.1)]}
 
 
 def claims_of(found):
@@ -301,13 +322,9 @@ def claims_of(found):
     for c in e.classes:
         claims |= on_a_class(found, c, noise)
     claims |= on_selection(found)
-    if has_sheets(found, "nnz", e.size.nnz, e.size.n_dims):
-        claims |= on_numbers_of_non_zeros(found, noise)
-    if (has_sheets(found, "weights", 0, 0.2, 0.3, 0.5, 0.7, 0.8, 1)
-            and has_sheets(found, "again", 0, 0.3, 0.5, 0.7, 1)):
-        claims |= on_combinations(found, noise)
-    if has_sheets(found, "frequency", 0.1, 1.5, 3, 5, 10):
-        claims |= on_frequencies(found)
+    claims |= on_numbers_of_non_zeros(found, noise)
+    claims |= on_combinations(found, noise)
+    claims |= on_frequencies(found)
     return {f"{e.name}: {claim}": [row for row in rows if not row.missing]
             for claim, rows in claims.items()
             if not any(row.bound and row.missing for row in rows)}

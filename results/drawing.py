@@ -21,7 +21,7 @@ class Figure:
     x: np.ndarray    # (X,)
     lines: dict      # at most five
     ylabel: str = "squared error"
-    kind: str = "error"   # or "weight" or "function": what the y axis must hold
+    kind: str = "error"   # or "weight" or "function": sets where the y axis begins and ends
     log: str = ""         # axes with a logarithmic scale: "x", "y" or "xy"
     low: float = None     # where the y axis begins
     backdrop: tuple = ()  # a label, and (X,) to be drawn behind the lines
@@ -86,15 +86,17 @@ def points(x, y):
 
 
 def limits(f, means):
-    """Where the y axis begins and ends. Errors end at 2, twice that of predicting zero, where not
-    earlier; weights show 0 to 1 at least, as these are the two classes."""
+    """Where the y axis begins and ends. An error above 2, twice that of predicting zero, is cut
+    off; weights show 0 and 1, the two classes, and what is not far beyond."""
     if "y" in f.log:
         return f.low or 1e-4, min(2, np.nanmax(means, initial=1e-2) * 1.2)
     low, high = np.nanmin(means, initial=0.0), np.nanmax(means, initial=1e-9)
     low, high = low - 0.05 * (high - low), high + 0.05 * (high - low)
     if f.kind == "function":
         return low, high
-    return min(0, max(-0.2, low)), min(2, max(1.05, high) if f.kind == "weight" else high)
+    if f.kind == "weight":
+        return max(-0.2, low), min(2, max(1.05, high))
+    return max(-0.2, low), min(2, high)
 
 
 def draw(f):
@@ -117,7 +119,7 @@ def draw(f):
                       f'{LEFT + WIDTH},{BOTTOM}"/>')
         key.append((label, '<path class="soft" d="M0,-11h30v10h-30z"/>'))
     for i, (predictor, (y, error)) in enumerate(drawn.items()):
-        colour, dashes, width = STYLES.get(predictor, (PALETTE[i % 4], "", 2))
+        colour, dashes, width = STYLES.get(predictor, (PALETTE[i % len(PALETTE)], "", 2))
         pen = f'fill="none" stroke="{colour}" stroke-width="{width}" stroke-dasharray="{dashes}"'
         band = points([*x, *x[::-1]], [*to_y(y + 1.96 * error), *to_y(y - 1.96 * error)[::-1]])
         inside.append(f'<polygon points="{band}" fill="{colour}" opacity=".18"/>'

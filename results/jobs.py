@@ -37,7 +37,7 @@ def side_by_side(jobs, processes, status, grace_seconds=0):
     pause = 0.2 if sys.stdout and sys.stdout.isatty() else 10  # seconds between two lines of status
     said = time.monotonic()
     in_main = threading.current_thread() is threading.main_thread()
-    if in_main:  # Ctrl-C reaches no other
+    if in_main:  # Ctrl-C reaches no other thread
         before = signal.signal(signal.SIGINT, lambda *_: interrupted.set())
     try:
         while (waiting or working) and not interrupted.is_set():
@@ -64,7 +64,7 @@ def side_by_side(jobs, processes, status, grace_seconds=0):
                 sent[i] = message
     finally:
         for receiver in working:
-            receiver.close()
+            receiver.close()  # which asks the job to stop
         end = time.monotonic() + grace_seconds
         for _, process in working.values():
             process.join(max(0, end - time.monotonic()))
@@ -81,15 +81,15 @@ def check_end(process):
     """ChildProcessError, an OSError, if a process did not end well."""
     process.join()
     if process.exitcode:  # negative if it was killed
-        raise ChildProcessError(f"a process ended with exit code {process.exitcode}; unless it "
-                                "said why, the same command goes on")
+        raise ChildProcessError(f"a process ended with exit code {process.exitcode}; if no reason "
+                                "stands above, the same command goes on")
 
 
 def start(process):
     """Start a process that Ctrl-C cannot reach, as it inherits this process's blocked signals."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         return process.start()
-    # Otherwise process.start() would start this tracker, which unblocks the signal.
+    # Python's own helper. Otherwise process.start() would start it, and that unblocks the signal.
     multiprocessing.resource_tracker.ensure_running()
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
@@ -104,7 +104,7 @@ def work(sender, function, *arguments):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         function(*arguments, sender.send)
-    except (Exception, SystemExit) as error:  # a class of one's own can raise anything
+    except (Exception, SystemExit) as error:  # a function class of the user's can raise any
         if not isinstance(error, (icl.Refused, OSError)):
             error = icl.Refused(where(error))
         with contextlib.suppress(BrokenPipeError):  # the parent no longer listens

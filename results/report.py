@@ -69,22 +69,22 @@ def read(folder):
     """
     found = []
     for name in EXPERIMENTS:
-        there = [files.read_predictions(path)
-                 for path in sorted((folder / name).glob("*.predictions.npz"))]
-        facts = [facts for facts, _ in there]
-        if any(comparable(f) != comparable(facts[0]) or f["settings"]["experiment"] != name
-               for f in facts):
+        contents = [files.read_predictions(path)  # (facts, arrays) each
+                    for path in sorted((folder / name).glob("*.predictions.npz"))]
+        if not contents:
+            continue
+        first, _ = contents[0]
+        if any(comparable(facts) != comparable(first) or facts["settings"]["experiment"] != name
+               for facts, _ in contents):
             raise icl.Refused(f"{folder / name} holds predictions of several experiments, seeds, "
                               "dims or prompts")
-        if there:
-            try:
-                size, seed = Size(**facts[0]["size"]), facts[0]["settings"]["seed"]
-                e = make_experiment(facts[0]["settings"]["experiment"], size, seed)
-                measured = {each[0]["settings"]["model"]: each for each in there}
-                found.append(arrange(e, measured))
-            except Exception as error:  # whatever a stranger's file can cause
-                raise icl.Refused(f"{folder / name} holds predictions that cannot be shown: "
-                                  f"{error!r}") from error
+        try:
+            e = make_experiment(name, Size(**first["size"]), first["settings"]["seed"])
+            measured = {facts["settings"]["model"]: (facts, arrays) for facts, arrays in contents}
+            found.append(arrange(e, measured))
+        except Exception as error:  # a file can hold anything
+            raise icl.Refused(f"{folder / name} holds predictions that cannot be shown: "
+                              f"{error!r}") from error
     if not found:
         raise icl.Refused(f"{folder} holds no predictions of a run")
     return found
@@ -309,12 +309,15 @@ def frequency_figures(found):
 
 def training_figure(found):
     """Every model's loss over its optimum's, by the share of training that is done."""
-    curves = {f"{name} model": np.array(facts["curve"]).T for name, facts in found.facts.items()
-              if facts.get("curve")}
-    x = np.arange(1, 41) / 40
-    # At each share, the mean of the curve's last five rows up to there.
-    lines = {p: np.array([[over[step <= round(share * step[-1])][-5:].mean() for share in x]])
-             for p, (step, over) in curves.items() if len(step) >= 40}
+    x = np.arange(1, 41) / 40  # shares of the steps
+    lines = {}
+    for name, facts in found.facts.items():
+        curve = np.array(facts.get("curve", []))
+        if len(curve) >= 40:
+            step, over = curve.T
+            ends = [np.searchsorted(step, round(share * step[-1]), "right") for share in x]
+            # The mean of five rows up to there, as one batch's loss says little.
+            lines[f"{name} model"] = np.array([[over[max(0, n - 5):n].mean() for n in ends]])
     return Figure(
         "training", f"{found.e.name.capitalize()}: how training went",
         "The loss minus that of the exact optimum: no training can bring it below 0, but for "
@@ -397,6 +400,20 @@ def noise_words(facts):
             for what, (s, low, high) in parts]
 
 
+def unfinished_note(found):
+    """A paragraph, if the mixture model is too far from its optimum for the paper's findings."""
+    e = found.e
+    enough = 0.1 if e.name == "sparse" else 0.5
+    noise = found.facts.get("mixture", {}).get("noise", {})  # on all, and on each class
+    finished = (Path(__file__).resolve().parent / "small" /
+                f"{e.name}-icl-{list(e.classes)[1]}.svg")
+    if not finished.is_file() or not any(value > enough for value, *_ in noise.values()):
+        return ""
+    return ("<p>At this size and length the experiment only begins: the mixture model is not near "
+            f"its optimum yet. See <a href='{finished.as_uri()}'>the finished one</a> in "
+            "results/small.</p>")
+
+
 def page(everything, drawn):
     """The report: what was trained, a section an experiment, and the settings, folded. drawn: what
     figures_of returned, of each experiment."""
@@ -408,16 +425,8 @@ def page(everything, drawn):
         e = found.e
         body += [f"<h2>{e.name.capitalize()}: {' and '.join(e.classes)} functions</h2>",
                  summary(found), "<p>Effective label noise, and its 95% interval:</p><ul><li>",
-                 "<li>".join(noise_words(found.facts)) or "no model is trained", "</ul>"]
-        noise = found.facts.get("mixture", {}).get("noise", {})  # on all, and on each class
-        # A mixture model above this noise does not show yet what the paper found.
-        enough = 0.1 if e.name == "sparse" else 0.5
-        finished = (Path(__file__).resolve().parent / "small" /
-                    f"{e.name}-icl-{list(e.classes)[1]}.svg")
-        if finished.is_file() and any(value > enough for value, *_ in noise.values()):
-            body.append("<p>At this size and length the experiment only begins: the mixture model "
-                        f"is not near its optimum yet. See <a href='{finished.as_uri()}'>the "
-                        "finished one</a> in results/small.</p>")
+                 "<li>".join(noise_words(found.facts)) or "no model is trained", "</ul>",
+                 unfinished_note(found)]
         for part, figures in parts.items():
             body.append(f'<h3>{part}</h3>\n<div class="figures">'
                         f'{"".join(figure_html(f) for f in figures)}</div>')
