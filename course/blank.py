@@ -32,7 +32,7 @@ def refuse(why):
 def blanked(module, text, names):
     """The text of a module with the functions called module.function blanked."""
     lines = text.split("\n")
-    for node in reversed(functions(text)):  # from the end up, so that line numbers stay right
+    for node in reversed(functions(module, text)):  # from the end, so line numbers stay right
         name, first = f"{module}.{node.name}", node.body[0]
         if name in names:
             body = [f'    raise NotImplementedError("write {name} again")']
@@ -42,18 +42,27 @@ def blanked(module, text, names):
             lines[first.lineno - 1:node.end_lineno] = body
     new = "\n".join(lines)
     try:
-        left = [node.name for node in functions(new)]
+        left = [node.name for node in functions(module, new)]
     except SyntaxError:
         left = []
-    if left != [node.name for node in functions(text)]:
+    if left != [node.name for node in functions(module, text)]:
         refuse(f"{module}.py has a function whose first lines are laid out in a way that this "
                "program cannot blank")
     return new
 
 
-def functions(text):
+def read(module):
+    """The text of a module."""
+    try:
+        return (ROOT / f"{module}.py").read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        refuse(f"{module}.py: {error}")
+
+
+def functions(module, text):
     """The functions that a module defines at its top level, as syntax trees."""
-    return [node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)]
+    tree = ast.parse(text, f"{module}.py")
+    return [node for node in tree.body if isinstance(node, ast.FunctionDef)]
 
 
 def free_folder(names):
@@ -79,20 +88,20 @@ a = parser.parse_args()
 if sys.stdout:
     sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold what cannot be printed
 try:
-    texts = {m: (ROOT / f"{m}.py").read_text(encoding="utf-8") for m in (*MODULES, "test_icl")}
-    known = {f"{m}.{node.name}" for m in MODULES for node in functions(texts[m])}
+    texts = {m: read(m) for m in (*MODULES, "test_icl")}
+    known = {f"{m}.{node.name}" for m in MODULES for node in functions(m, texts[m])}
     if unknown := sorted({*a.names} - known):
         refuse(f"no function is called {' or '.join(unknown)}; a name is like icl.attention")
     others = {str(path.relative_to(ROOT)): path.read_bytes() for pattern in OTHERS
               for path in ROOT.glob(pattern) if path.is_file()}
+    files = {f"{m}.py": blanked(m, text, a.names).encode() for m, text in texts.items()} | others
+    files |= {"conftest.py": CONFTEST.encode(), ".gitignore": b"*\n"}  # git leaves it alone, too
     out = a.out or free_folder(a.names)
     out.mkdir(parents=True)
 except FileExistsError:
     refuse(f"{out} exists; name another folder, such as --out {out}-2")
-except (OSError, SyntaxError, UnicodeDecodeError) as error:
+except (OSError, SyntaxError) as error:
     refuse(error)
-files = {f"{m}.py": blanked(m, text, a.names).encode() for m, text in texts.items()} | others
-files |= {"conftest.py": CONFTEST.encode(), ".gitignore": b"*\n"}  # git leaves the copy alone, too
 try:
     for name, content in files.items():
         (out / name).parent.mkdir(parents=True, exist_ok=True)

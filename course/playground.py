@@ -25,6 +25,7 @@ ROOT = HERE.parent
 sys.path.insert(0, str(ROOT))
 import baselines
 import icl
+from results.jobs import exit_status
 from tasks import ConvexCombination, DenseLinear, Mixture, Sinusoid, sample_prompts
 
 LINE, SINUSOID = DenseLinear(1), Sinusoid()
@@ -78,29 +79,24 @@ def page_data(path):
 
 
 def main():
-    """Write the page. Exit status 2 for a checkpoint that cannot be used."""
+    """Write the page. icl.Refused for a checkpoint that cannot be used."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("checkpoint", nargs="?", type=Path)
     add("--out", type=Path, help="the page; by default it goes beside the checkpoint")
     a = parser.parse_args()
-    if sys.stdout:
-        sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold what cannot be printed
     checkpoint = a.checkpoint or ROOT / "results/small/sine/mixture.npz"
+    if not checkpoint.is_file():
+        raise icl.Refused(f"{checkpoint} is not a regular file")
     page = a.out or (checkpoint.with_suffix(".html") if a.checkpoint else HERE / "playground.html")
-    try:
-        if (page.exists() and not page.is_file() or not page.absolute().parent.is_dir()
-                or os.path.realpath(page) == os.path.realpath(checkpoint)):
-            raise icl.Refused(f"{page} cannot be written, or is the checkpoint: choose another "
-                              "--out")
-        data = json.dumps(page_data(checkpoint)).replace("<", "\\u003c")  # no tag ends the script
-        template = (HERE / "playground_template.html").read_text(encoding="utf-8")
-        icl.write_whole(page, template.replace('"DATA";', f"{data};").encode())
-    except (icl.Refused, OSError) as error:
-        print(f"playground.py: error: {error}", file=sys.stderr)
-        sys.exit(2)
+    if (page.exists() and not page.is_file() or not page.absolute().parent.is_dir()
+            or os.path.realpath(page) == os.path.realpath(checkpoint)):
+        raise icl.Refused(f"{page} cannot be written, or is the checkpoint: choose another --out")
+    data = json.dumps(page_data(checkpoint)).replace("<", "\\u003c")  # no tag ends the script
+    template = (HERE / "playground_template.html").read_text(encoding="utf-8")
+    icl.write_whole(page, template.replace('"DATA";', f"{data};").encode())
     print(page)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_status("playground.py", main))
