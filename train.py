@@ -369,8 +369,7 @@ def experiments_of(a):
         for e in experiments:
             check_repeatable(e)
     except (Exception, SystemExit) as error:  # a function class of the user's can raise any
-        why = error if isinstance(error, ValueError) else jobs.where(error)
-        raise icl.Refused(f"this size or a class cannot be: {why}") from error
+        raise icl.Refused(f"this size or a class cannot be: {jobs.where(error)}") from error
     return experiments
 
 
@@ -415,25 +414,12 @@ def stages(a):
                       lambda _, sent: f"measuring: {len(sent)} of {len(to_measure)} done")
 
     report.show(a.out)
-    if missing := [model.label for model in named if not model.predictions_path.is_file()]:
-        print(f"not trained yet, so not shown: {', '.join(missing)}", flush=True)
 
 
 def main(argv=None):
     """One run. Exit status: 0; 2 after an error, told in one line; 130 after Ctrl-C."""
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold what no text can
-    try:
-        stages(parse_arguments(argv))
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from the last checkpoints", file=sys.stderr)
-        return 130
-    except (icl.Refused, OSError, MemoryError) as error:
-        if isinstance(error, BrokenPipeError):
-            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # nobody reads on
-        print(f"train.py: error: {str(error) or repr(error)}", file=sys.stderr)
-        return 2
-    return 0
+    return jobs.exit_status("train.py", lambda: stages(parse_arguments(argv)),
+                            "stopped; the same command goes on from the last checkpoints")
 
 
 if __name__ == "__main__":

@@ -19,9 +19,9 @@ from statistics import NormalDist
 
 import numpy as np
 
-import icl
+from results import jobs
 from results.experiments import GP, MIXED, NOISY, OWN, TRUTH, WARY, WIDE_OPTIMUM
-from results.report import Found, read, selection_weight, variance_of
+from results.report import Found, absent, read, selection_weight, variance_of
 
 # NOISY is the optimum of the mixture whose labels have the model's effective label noise; WARY
 # believes in the same noise, and reads exact labels.
@@ -367,14 +367,17 @@ def claims_in(folder):
     return {claim: rows for found in read(folder) for claim, rows in claims_of(found).items()}
 
 
+def main(folders):
+    """Print the table of the claims in these folders, and, as errors are, what they lack."""
+    print("\n".join(table({folder: claims_in(folder) for folder in folders})), flush=True)
+    for folder in folders:
+        if missing := absent(read(folder)):
+            print(f"{folder} has no predictions of {', '.join(missing)}", file=sys.stderr)
+
+
 if __name__ == "__main__":
     if sys.stdout:
-        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+        sys.stdout.reconfigure(encoding="utf-8")
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folders", nargs="+", help="of a run, such as results/small")
-    folders = parser.parse_args().folders
-    try:
-        runs = {name: claims_in(Path(name)) for name in folders}
-        print("\n".join(table(runs)), flush=True)
-    except (icl.Refused, OSError) as error:
-        parser.exit(2, f"claims.py: error: {error}\n")
+    sys.exit(jobs.exit_status("claims.py", lambda: main(parser.parse_args().folders)))

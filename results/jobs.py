@@ -1,14 +1,14 @@
-"""Jobs side by side: how train.py shares the cores, and how Ctrl-C ends it.
+"""Jobs side by side: how train.py shares the cores, and how it and the scripts end.
 
 Nothing here is about learning. A job is a function of a module and its arguments. It runs in a
 process of its own, writes its own results, and tells by `send`, its last argument, how far it is.
 It is stopped through the same pipe: once the parent has closed it, or was killed, send raises
 BrokenPipeError.
 """
-import contextlib
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.resource_tracker
+import os
 import shutil
 import signal
 import sys
@@ -107,8 +107,11 @@ def work(sender, function, *arguments):
     except (Exception, SystemExit) as error:  # a function class of the user's can raise any
         if not isinstance(error, (icl.Refused, OSError)):
             error = icl.Refused(where(error))
-        with contextlib.suppress(BrokenPipeError):  # the parent no longer listens
+        try:
             sender.send(error)
+        except BrokenPipeError:  # the parent no longer listens
+            if not isinstance(error, BrokenPipeError):  # that is how it stopped the job
+                print(error, file=sys.stderr)
 
 
 def where(error):
@@ -116,7 +119,27 @@ def where(error):
     if isinstance(error, icl.Refused):
         return str(error)
     place = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{place.name}, line {place.lineno} of {Path(place.filename).name}: {error!r}"
+    words = " ".join(str(error).splitlines())
+    return (f"{words} ({type(error).__name__} in {place.name}, line {place.lineno} of "
+            f"{Path(place.filename).name})")
+
+
+def exit_status(program, run, stopped="stopped"):
+    """Run a program: run(). Its exit status: 0; 2 after an error, told in one line; 130 after
+    Ctrl-C, told as `stopped`."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold what no text can
+    try:
+        run()
+    except KeyboardInterrupt:
+        print(f"\n{stopped}", file=sys.stderr)
+        return 130
+    except (icl.Refused, OSError, MemoryError) as error:
+        if isinstance(error, BrokenPipeError):
+            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # nobody reads on
+        print(f"{program}: error: {str(error) or repr(error)}", file=sys.stderr)
+        return 2
+    return 0
 
 
 def show_status(line):

@@ -25,7 +25,7 @@ import numpy as np
 
 import baselines
 import icl
-from results import drawing, files
+from results import drawing, files, jobs
 from results.experiments import SIZES, make_experiment
 
 LENGTHS = 300, 600, 1200, 2500, 5000
@@ -87,7 +87,4 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("checkpoints", nargs="*", type=Path, default=sorted(
         path for path in HERE.glob("small/*/*.npz") if not path.stem.endswith("predictions")))
-    try:
-        main(parser.parse_args().checkpoints)
-    except (icl.Refused, OSError) as error:
-        parser.exit(2, f"precision.py: error: {error}\n")
+    sys.exit(jobs.exit_status("precision.py", lambda: main(parser.parse_args().checkpoints)))

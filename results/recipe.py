@@ -25,7 +25,7 @@ import numpy as np
 
 import baselines
 import icl
-from results import files
+from results import files, jobs
 from results.experiments import SIZES, make_experiment
 from tasks import sample_prompts
 
@@ -159,4 +159,4 @@ def main(steps=1200, names=tuple(VARIANTS)):
 
 if __name__ == "__main__":
     argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
-    main()
+    sys.exit(jobs.exit_status("recipe.py", main))

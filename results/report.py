@@ -22,10 +22,11 @@ from datetime import timedelta
 import numpy as np
 
 import icl
-from results import files
+from results import files, jobs
 from results.drawing import Figure, draw, mean_and_error
 from results.experiments import (EXPERIMENTS, GP, MIXED, NOISY, OWN, PICTURES, TRUTH, WARY,
-                                 WIDE_OPTIMUM, Experiment, Size, make_experiment, sheets_of)
+                                 WIDE_OPTIMUM, Experiment, Size, make_experiment, sheets_of,
+                                 untrained)
 from tasks import ConvexCombination
 
 
@@ -70,24 +71,31 @@ def read(folder):
     found = []
     for name in EXPERIMENTS:
         contents = [files.read_predictions(path)  # (facts, arrays) each
-                    for path in sorted((folder / name).glob("*.predictions.npz"))]
+                    for path in sorted(Path(folder, name).glob("*.predictions.npz"))]
         if not contents:
             continue
         first, _ = contents[0]
         if any(comparable(facts) != comparable(first) or facts["settings"]["experiment"] != name
                for facts, _ in contents):
-            raise icl.Refused(f"{folder / name} holds predictions of several experiments, seeds, "
-                              "dims or prompts")
+            raise icl.Refused(f"{Path(folder, name)} holds predictions of several experiments, "
+                              "seeds, dims or prompts")
         try:
             e = make_experiment(name, Size(**first["size"]), first["settings"]["seed"])
             measured = {facts["settings"]["model"]: (facts, arrays) for facts, arrays in contents}
             found.append(arrange(e, measured))
         except Exception as error:  # a file can hold anything
-            raise icl.Refused(f"{folder / name} holds predictions that cannot be shown: "
+            raise icl.Refused(f"{Path(folder, name)} holds predictions that cannot be shown: "
                               f"{error!r}") from error
     if not found:
         raise icl.Refused(f"{folder} holds no predictions of a run")
     return found
+
+
+def absent(everything):
+    """Labels of what has no predictions, but for wide models, which only coverage asks for."""
+    return [f"{found.e.name}/{name}" for found in everything
+            for name in [*found.e.pretraining, *untrained(found.e)]
+            if name not in found.facts and name != "wide"]
 
 
 def those(values, *predictors):
@@ -476,14 +484,11 @@ def show(folder):
     icl.write_whole(folder / "report.html",
                     page(everything, drawn).encode(errors="backslashreplace"))
     print(f"{folder / 'report.html'} shows it all", flush=True)
+    if missing := absent(everything):
+        print(f"without predictions, so not shown: {', '.join(missing)}", flush=True)
 
 
 if __name__ == "__main__":
-    if sys.stdout:
-        sys.stdout.reconfigure(errors="backslashreplace")
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("folder", type=Path, help="of a run, such as results/small")
-    try:
-        show(parser.parse_args().folder)
-    except (icl.Refused, OSError) as error:
-        parser.exit(2, f"report.py: error: {error}\n")
+    parser.add_argument("folder", type=Path, help="of a run, such as results/paper")
+    sys.exit(jobs.exit_status("report.py", lambda: show(parser.parse_args().folder)))

@@ -24,7 +24,7 @@ import numpy as np
 
 import baselines
 import icl
-from results import files
+from results import files, jobs
 from results.experiments import SIZES, Experiment
 from tasks import DenseLinear, Mixture, Sinusoid, SparseLinear, sample_prompts
 
@@ -74,4 +74,4 @@ def main(roads=ROADS):
 
 if __name__ == "__main__":
     argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
-    main()
+    sys.exit(jobs.exit_status("road.py", main))

@@ -23,7 +23,7 @@ import numpy as np
 
 import baselines
 import icl
-from results import files
+from results import files, jobs
 from results.experiments import SIZES, make_experiment
 from tasks import sample_prompts
 
@@ -132,4 +132,4 @@ def main(rounds=40, sizes=tuple(SIZES)):
 
 if __name__ == "__main__":
     argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
-    main()
+    sys.exit(jobs.exit_status("speed.py", main))
