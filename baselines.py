@@ -43,8 +43,8 @@ def lasso(xs, ys, alpha):
     check_prompts(xs, ys)
     xs, ys = xs.astype(float), ys.astype(float)
     B, N, d = xs.shape
-    alpha = np.asarray(alpha)
-    if (alpha.shape not in ((), (N,)) or alpha.dtype.kind not in "fiu"
+    alpha = np.asanyarray(alpha)
+    if (alpha.shape not in ((), (N,)) or not is_real(alpha)
             or not np.all(np.isfinite(alpha)) or np.min(alpha) <= 0):
         raise ValueError(f"alpha must be positive, one number or {N} of them, not {alpha.tolist()}")
     alpha = np.broadcast_to(alpha.astype(float), N)

@@ -262,8 +262,9 @@ def check_array(name, a, shape=None, types=(np.float32, np.float64)):
     """ValueError, by name, unless it is a finite array of one of the types, of the shape if any."""
     if type(a) is not np.ndarray or a.dtype not in types or shape not in (None, a.shape):
         wanted = " or ".join(t.__name__ for t in types)
-        raise ValueError(f"{name} must be a {wanted} array {shape or ''}, not "
-                         f"{type(a).__name__} {getattr(a, 'dtype', '')} {np.shape(a)}")
+        got = " ".join(str(getattr(a, what, "")) for what in ("dtype", "shape"))
+        raise ValueError(f"{name} must be a {wanted} array {shape or ''}, not {type(a).__name__} "
+                         f"{got}".rstrip())
     if not np.isfinite(a).all():
         raise ValueError(f"{name} must be finite, and holds {a[~np.isfinite(a)][0]}")
 
@@ -368,11 +369,12 @@ class Adam:
 
     def update(self, params, grads):
         """One step, in place. Before anything is changed, raises ValueError if a parameter or
-        gradient is missing or of another shape, FloatingPointError if their norm is not finite."""
+        gradient is missing or of another kind, FloatingPointError if their norm is not finite."""
         for name in self.names:
             shape = self.state[f"m.{name}"].shape
-            if any(np.shape(a.get(name)) != shape for a in (params, grads)):
-                raise ValueError(f"{name} or its gradient is missing or not of shape {shape}")
+            for a in (params.get(name), grads.get(name)):
+                if not isinstance(a, np.ndarray) or a.shape != shape or a.dtype.kind != "f":
+                    raise ValueError(f"{name} and its gradient must be arrays of floats {shape}")
         norm = math.sqrt(sum(float(np.vdot(g, g)) for g in grads.values()))
         if not math.isfinite(norm):
             raise FloatingPointError(f"the gradient's norm is {norm}")
@@ -468,7 +470,7 @@ def save_checkpoint(path, params, config, optimizer=None, **extra):
     for name, a in arrays.items():
         check_array(name, a, types=[np.float32])
     header = json.dumps({"format": 1, "config": asdict(config), "extra": extra}, allow_nan=False,
-                        default=np.generic.item)  # NumPy's numbers
+                        default=lambda a: a.tolist())  # of NumPy's
     packed = io.BytesIO()
     np.savez(packed, header=np.array(header), **arrays)
     write_whole(path, packed.getvalue())

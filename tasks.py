@@ -26,6 +26,10 @@ from typing import Callable
 import numpy as np
 
 
+class TooMany(ValueError):
+    """A class has too many hypotheses for its exact posterior."""
+
+
 @dataclass(frozen=True)
 class Hypotheses:
     """A group of M hypotheses: under hypothesis m, f(x) = phi_m(x) . w, with w ~ N(0, I_F).
@@ -47,8 +51,7 @@ class Hypotheses:
         if prior.ndim != 1 or not is_real(prior):
             raise ValueError(f"prior must be real numbers (M,), not {prior.dtype} {prior.shape}")
         object.__setattr__(self, "prior", prior)  # the way to set a field of a frozen dataclass
-        if not isinstance(self.noise, numbers.Real) or not 0 < self.noise < math.inf:
-            raise ValueError(f"noise must be positive and finite, not {self.noise!r}")
+        _check_positive("noise", self.noise)
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ class SparseLinear:
     def hypotheses(self):
         n = math.comb(self.n_dims, self.nnz)
         if n > 20_000:
-            raise ValueError(f"{self} has {n} supports; its exact posterior takes at most 20000")
+            raise TooMany(f"{self} has {n} supports; its exact posterior takes at most 20000")
         supports = np.array(list(combinations(range(self.n_dims), self.nnz)))  # (M, nnz)
         features = lambda x: x.T[supports.T] / math.sqrt(self.nnz)  # (nnz, M, B)
         return [Hypotheses(features, np.full(n, 1 / n), noise=1e-10)]
@@ -109,10 +112,10 @@ class Sinusoid:
 
     def __post_init__(self):
         plain_numbers(self)
-        for name in ("shape", "scale", "frequency"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"{name} must be positive and finite, not {value}")
+        _check_positive("shape", self.shape)
+        _check_positive("scale", self.scale)
+        if self.frequency is not None:
+            _check_positive("frequency", self.frequency)
 
     def density(self, omega):
         """Probability density of the frequency omega > 0."""
@@ -156,6 +159,8 @@ class Mixture:
     weights: tuple | None = None
 
     def __post_init__(self):
+        if isinstance(self.components, (set, frozenset)):
+            raise ValueError("components must be in order, a tuple or list, not a set")
         object.__setattr__(self, "components", tuple(self.components))
         n = len(self.components)
         if n == 0:
@@ -195,8 +200,8 @@ class ConvexCombination:
 
     def __post_init__(self):
         plain_numbers(self)
-        if not 0 <= self.weight <= 1:
-            raise ValueError(f"weight must lie in [0, 1], not {self.weight}")
+        if not isinstance(self.weight, numbers.Real) or not 0 <= self.weight <= 1:
+            raise ValueError(f"weight must lie in [0, 1], not {self.weight!r}")
         _check_dims((self.first, self.second))
 
     @property
@@ -232,7 +237,7 @@ def narrow(function_class, n_dims):
         components = tuple(narrow(c, n_dims) for c in function_class.components)
         return replace(function_class, components=components)
     if isinstance(function_class, SparseLinear):
-        return SparseLinear(n_dims, min(function_class.nnz, n_dims))
+        return replace(function_class, n_dims=n_dims, nnz=min(function_class.nnz, n_dims))
     return replace(function_class, n_dims=n_dims)
 
 
@@ -241,6 +246,8 @@ def sample_prompts(function_class, rng, batch_size, n_points):
 
     All randomness comes from `rng`, a numpy.random.Generator. ValueError where f(xs) is amiss.
     """
+    if not isinstance(rng, np.random.Generator):
+        raise ValueError(f"rng must be a numpy.random.Generator, not {type(rng).__name__}")
     for name, count in (("batch_size", batch_size), ("n_points", n_points),
                         ("n_dims", function_class.n_dims)):
         _check_count(name, count)
@@ -273,6 +280,11 @@ def _check_count(name, value, most=math.inf):
     if not isinstance(value, (int, np.integer)) or not 1 <= value <= most:
         limit = "of 1 or more" if most == math.inf else f"from 1 to {most}"
         raise ValueError(f"{name} must be an integer {limit}, not {value!r}")
+
+
+def _check_positive(name, value):
+    if not isinstance(value, numbers.Real) or not 0 < value < math.inf:
+        raise ValueError(f"{name} must be positive and finite, not {value!r}")
 
 
 def _check_dims(classes):

@@ -30,6 +30,8 @@ class Figure:
 
 def mean_and_error(values):
     """Mean over prompts of values (B, X), and its standard error: (X,) each."""
+    if np.ndim(values) != 2:
+        raise ValueError(f"a line's values must be (B, X), not {np.shape(values)}")
     spread = values.std(0, ddof=1) if len(values) > 1 else np.zeros(values.shape[1])
     return values.mean(0), spread / math.sqrt(len(values))
 

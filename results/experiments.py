@@ -15,8 +15,8 @@ import numpy as np
 
 import baselines
 import icl
-from tasks import (ConvexCombination, DenseLinear, Mixture, Sinusoid, SparseLinear, plain_numbers,
-                   sample_prompts)
+from tasks import (ConvexCombination, DenseLinear, Mixture, Sinusoid, SparseLinear, TooMany,
+                   plain_numbers, sample_prompts)
 
 
 # ------------------------------------------------------------------------------------------ sizes
@@ -121,9 +121,10 @@ class Experiment:
         out of date where it is no longer so."""
         def description(sheet):
             fingerprint = f"{sheet.ys[0, -1]:.2f}"  # changes if the class's code does
-            return [str(sheet.function_class), sheet.after, fingerprint]
+            return [str(sheet.function_class), list(sheet.after), fingerprint]
 
-        return {"prompts": self.size.prompts, "nnz": self.size.nnz, "controls": self.controls,
+        return {"prompts": self.size.prompts, "nnz": self.size.nnz,
+                "controls": list(self.controls),
                 "sheets": {name: description(sheet) for name, sheet in sheets_of(self).items()}}
 
 
@@ -309,7 +310,7 @@ def has_optimum(function_class):
     """Whether its hypotheses are few enough for the exact optimum to be computed."""
     try:
         function_class.hypotheses()
-    except ValueError:
+    except TooMany:
         return False
     return True
 
@@ -318,9 +319,11 @@ def check_names(e):
     """ValueError unless names can be those of files, and labels differ."""
     names = [*e.pretraining, *untrained(e)]
     for name in (e.name, *names, *e.curves, *e.sweeps):
-        if not re.fullmatch("[A-Za-z0-9_ -]{1,50}", name):
-            raise ValueError(f"{name!r} cannot be a name: use letters, digits, spaces, _ and -")
-    if reserved := {"mixture", "wide", "pretraining"} & {*e.classes}:
+        if not isinstance(name, str) or not re.fullmatch("[A-Za-z0-9_ -]{1,50}", name):
+            raise ValueError(f"{name!r} cannot be a name: use letters, digits, spaces, _ and -, "
+                             "50 at most")
+    if reserved := {"mixture", "wide", "pretraining", "the mixture", "the wide mixture"} & {
+            *e.classes}:
         raise ValueError(f"no class can be called {min(reserved)}")
     if len({name.replace(" ", "-") for name in names}) < len(names):
         raise ValueError(f"of {', '.join(names)}, two would have one file")
@@ -334,7 +337,11 @@ def check_class(c):
     if re.search(" at 0x|frozenset", str(c)):
         raise ValueError(f"{c} must be a frozen dataclass without functions or sets: its text must "
                          "say what it is")
-    hash(c)  # TypeError unless frozen; train.optimum_losses needs it
+    try:
+        hash(c)  # train.optimum_losses needs it
+    except TypeError as error:
+        raise ValueError(f"{c} must be a frozen dataclass, of numbers, text and tuples: {error}"
+                         ) from error
     pickle.loads(pickle.dumps(c))  # AttributeError if it is no module's
 
 
