@@ -628,7 +628,7 @@ def model_in(folder, name="sparse", **size):
     return next(p for p in files.entries_of(e, folder) if p.name == name)
 
 def train_to(last, model):
-    """Train a model to that step, where nobody listens any more, and so it saves and ends."""
+    """Train a model up to that step, and stop it there as a closed pipe would."""
     def send(progress):
         if progress.step == last:
             raise BrokenPipeError
@@ -660,8 +660,8 @@ def test_learning_rates_rise_to_their_full_value_and_fall_to_zero(tmp_path):
     near(rates, fade * [0.01, 0.03], 1e-12, "rates of Adam and Muon, step by step")
 
 def test_the_status_line_counts_the_time_of_this_run_alone():
-    model, sent = model_in(Path()), {0: train.Progress(step=30, over=0.5, seconds=1010.0)}
-    at_start = [train.Progress(step=20, over=math.nan, seconds=1000.0)]  # so 10 of 40 steps, 10 s
+    model, sent = model_in(Path()), {0: train.Progress(30, excess=0.5, seconds=1010.0)}
+    at_start = [train.Progress(20, excess=math.nan, seconds=1000.0)]  # so 10 of 40 steps, 10 s
     got = train.training_status([model], at_start, 1, [0], sent)
     equal(got, "0/1 done, 0:00:10 left: sparse/sparse 75% +0.500", "status")
 

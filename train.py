@@ -38,10 +38,8 @@ import tempfile
 import time
 import warnings
 from dataclasses import asdict, dataclass, replace
-from datetime import timedelta
 from functools import cache, partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -50,26 +48,20 @@ import icl
 from results import files, jobs, report
 from results.experiments import (EXPERIMENTS, SIZES, check_repeatable, companions, is_asked,
                                  make_experiment, sheets_of, untrained)
+from results.progress import Progress, training_status
 from tasks import narrow, sample_prompts
 
 
 # -------------------------------------------------------------------------------------- training
-# A `model` is a files.Entry: an experiment, the name of a model in it, the number of steps that it
-# trains, and the path of its checkpoint. Below, an `entry` is a model or an untrained predictor.
+# An entry (files.Entry) is one predictor of one experiment. A model is an entry that is trained: it
+# has a number of steps, and a path for its checkpoint.
 
 SAVE_SECONDS = 30   # between checkpoints
 GRACE_SECONDS = 30  # how long a stopped run may take to finish a step and save
 
 
-class Progress(NamedTuple):
-    """What a training process sends after each step."""
-    step: int
-    over: float     # loss minus the optimum's, mean of the last 50 steps
-    seconds: float  # that all steps so far took
-
-
 def lesson(model, done):
-    """What to train on when `done` of training, from 0 to 1, is done: function class, n_points.
+    """What to train on once a share `done` of the steps is done: function class, n_points.
 
     The curriculum of Garg et al. (arXiv 2208.01066, `src/curriculum.py` of their code): at first
     functions depend on few dims, d' of them, and prompts are short, 2d' + 1 points at most.
@@ -122,11 +114,15 @@ def resume(model):
 def train(model, save_seconds=math.inf, send=lambda progress: None):
     """Train a model from its last checkpoint on, and save it about every save_seconds and at the
     end. After each step, send(Progress) may raise BrokenPipeError: then it saves and ends early.
+
+    Every step has fresh prompts, and its loss is taken before the parameters change. So it is a
+    loss on unseen data: no test set is needed.
     """
     if model.reached() == model.steps:  # another run has finished it meanwhile
         return
     e, size = model.experiment, model.experiment.size
-    state, optimum = resume(model), optimum_losses(model)
+    state = resume(model)
+    optimum = optimum_losses(model)  # the least loss possible: what is above it can be learned
     model.path.parent.mkdir(parents=True, exist_ok=True)
     saved = time.monotonic()
     try:
@@ -139,8 +135,9 @@ def train(model, save_seconds=math.inf, send=lambda progress: None):
             loss = icl.train_step(state.params, e.config, state.optimizer, xs, ys, weights)
             state.losses.append(loss)
             state.seconds += time.monotonic() - start
-            over = np.mean(state.losses[-50:]) - np.mean(optimum[:state.step][-50:])
-            send(Progress(state.step, over, state.seconds))
+            recent = slice(max(0, state.step - 50), state.step)
+            excess = np.mean(state.losses[recent]) - np.mean(optimum[recent])
+            send(Progress(state.step, excess, state.seconds))
             if time.monotonic() > saved + save_seconds:
                 save(model, state, optimum)
                 saved = time.monotonic()
@@ -162,7 +159,7 @@ def save(model, state, optimum):
     if (there := model.reached()) > state.step:
         raise icl.Refused(f"{model.path} is at step {there:,}, this run only at {state.step:,}: "
                           "another run trains the same model")
-    write_curve(model.path.with_suffix(".csv"), state.losses, optimum)
+    files.write_curve(model.path.with_suffix(".csv"), state.losses, optimum)
     extra = {"step": state.step, "seconds": state.seconds, "settings": model.settings}
     optimizer = None
     if state.step < model.steps:  # what further training needs
@@ -187,19 +184,6 @@ def optimum_losses(model):
     return np.array([estimate(*lesson(model, step / model.steps)) for step in range(model.steps)])
 
 
-def write_curve(path, losses, optimum):
-    """Write a CSV file. A row is a stretch of about 1/200 of the steps: its last step, its mean
-    loss, and that minus the optimum's. losses: of the steps so far. optimum: (steps,), of all.
-    """
-    every = max(1, len(optimum) // 200)
-    rows = ["step,loss,over_optimum\n"]
-    for step in range(every, len(losses) + 1, every):
-        last = slice(step - every, step)
-        loss, least = np.mean(losses[last]), np.mean(optimum[last])
-        rows.append(f"{step},{loss:.9g},{loss - least:.9g}\n")
-    icl.write_whole(path, "".join(rows).encode())
-
-
 def train_all(models, processes):
     """Train the models side by side, with one status line for all."""
     at_start = []  # Progress of each
@@ -213,58 +197,27 @@ def train_all(models, processes):
                       partial(training_status, models, at_start, processes), GRACE_SECONDS)
 
 
-def training_status(models, at_start, processes, working, sent):
-    """Such as "1/6 done, 0:04:10 left: sine/linear 40% +0.012, sine/mixture starts".
-
-    at_start: a Progress for each model. working: indices of models. sent: index -> Progress.
-    """
-    now = [sent.get(i, progress) for i, progress in enumerate(at_start)]
-    done = sum(progress.step == model.steps for model, progress in zip(models, now))
-    text = f"{done}/{len(models)} done"
-    if sent:
-        text += f", {time_left(models, at_start, now, processes)} left"
-    each = []
-    for i in working:
-        reached = "starts"
-        if i in sent:
-            reached = f"{now[i].step / models[i].steps:.0%} {now[i].over:+.3f}"
-        each.append(f"{models[i].label} {reached}")
-    return f"{text}: {', '.join(each)}"
-
-
-def time_left(models, at_start, now, processes):
-    """Until all are trained, at this run's pace, if a step takes as long as its prompts are."""
-    points = [model.experiment.n_points for model in models]  # of a prompt
-    done = sum(n * (p.step - p_then.step) for n, p, p_then in zip(points, now, at_start))
-    seconds = sum(p.seconds - p_then.seconds for p, p_then in zip(now, at_start))
-    left = [n * (model.steps - p.step) for n, model, p in zip(points, models, now)]
-    # At least the work of the model with most of it, as no model is split between processes.
-    work = max(max(left), sum(left) / min(processes, len(models)))
-    return timedelta(seconds=round(seconds / done * work))
-
-
 # ------------------------------------------------------------------------------------- measuring
 
-def noise_of(model, predict, *part):
-    """Effective label noise (value, low, high) of a model's predictor: on prompts of its
-    pretraining, or of one class in it, a `part`. Either way, the ideal learner that it is compared
-    with knows all of its pretraining."""
-    e, n_prompts = model.experiment, min(1000, model.experiment.size.prompts)
-    prompts_of = None
-    if part:
-        prompts_of = e.classes[part[0]]
-        n_prompts //= 2
+def noise_of(model, predict, part=None):
+    """Effective label noise (value, low, high) of a model's predictor, on prompts of its
+    pretraining, or of the class called `part` alone. The ideal learner is always the one for all
+    of its pretraining."""
+    e = model.experiment
+    purpose = ("noise", model.name, part) if part else ("noise", model.name)
+    n_prompts = min(1000, e.size.prompts) // (2 if part else 1)
     s, (low, high), _ = baselines.effective_noise(
-        predict, e.pretraining[model.name], e.stream("noise", model.name, *part), e.n_points,
-        n_prompts, prompts_of=prompts_of)
+        predict, e.pretraining[model.name], e.stream(*purpose), e.n_points, n_prompts,
+        prompts_of=e.classes[part] if part else None)
     return s, low, high
 
 
 def measure(entry, predict=None):
-    """(noise, answers) of a predictor; predict(xs, ys), if it is a model. noise: part -> noise_of.
+    """Put all questions to a predictor: (noise, answers). predict: a model's function of (xs, ys).
 
-    answers: SHEET -> (B, A), predictions after each of the A numbers of examples in sheet.after. Of
-    a model there is SHEET/KIND, too: answers of an optimum to compare it with, of each KIND.
+    noise: of a model, "pretraining" or the name of a class -> (value, low, high).
+    answers: "SHEET" -> (B, A), its predictions after the A numbers of examples in sheet.after, and
+    "SHEET/KIND" -> the same of a companion, an optimum that the model is compared with.
     """
     e, name = entry.experiment, entry.name
     noise, answers = {}, {}
@@ -338,8 +291,8 @@ def parse_arguments(argv):
         sizes.add_argument(f"--{name}", dest="size", action="store_const", const=name,
                            help=f"{size.n_layer} layers, {size.n_embd} channels")
     add = parser.add_argument
-    add("--experiment", choices=(*EXPERIMENTS, "coverage"), help="one of them (default: sine and "
-        "sparse). coverage: mixture models of two classes, and of all that lies between")
+    add("--experiment", choices=(*EXPERIMENTS, "coverage"), help="run one alone (default: sine "
+        "and sparse). coverage: mixture models of two classes, and of all that lies between")
     add("--only", metavar="MODEL", help="only train this one, such as sparse/dense, so that "
         "machines which share a directory can share the work")
     add("--steps", type=int, help="of training a specialist; a mixture model takes twice as "
@@ -358,7 +311,7 @@ def parse_arguments(argv):
     return a
 
 
-@np.errstate(all="ignore")  # what is not finite is told in words
+@np.errstate(all="ignore")  # our own checks report inf and nan
 def experiments_of(a):
     """Both experiments, at the size and with the seed that are asked for."""
     size = SIZES[a.size]
@@ -369,12 +322,12 @@ def experiments_of(a):
         for e in experiments:
             check_repeatable(e)
     except (Exception, SystemExit) as error:  # a function class of the user's can raise any
-        raise icl.Refused(f"this size or a class cannot be: {jobs.where(error)}") from error
+        raise icl.Refused(f"this size or a class cannot be used: {jobs.where(error)}") from error
     return experiments
 
 
 def choose(a, entries):
-    """Lists of models: those that --experiment names, and of these, the ones that --only names."""
+    """The models to train, by --experiment and --only."""
     models = [entry for entry in entries if entry.is_model]
     if a.experiment == "coverage":  # no experiment of its own, but these models of both
         named = [model for model in models if model.name in ("mixture", "wide")]
@@ -384,15 +337,16 @@ def choose(a, entries):
     chosen = [model for model in named if a.only in (None, model.name, model.label)]
     if not chosen:
         raise icl.Refused(f"there is no model {a.only!r}, but {', '.join(m.label for m in named)}")
-    return named, chosen
+    return chosen
 
 
 def stages(a):
     """Train what is still to be trained, measure what is not yet measured, show what there is."""
     experiments = experiments_of(a)
     entries = [entry for e in experiments for entry in files.entries_of(e, a.out)]
+    # Longest first, so that none is left to train alone at the end.
     entries.sort(key=lambda entry: entry.experiment.n_points * entry.steps, reverse=True)
-    named, chosen = choose(a, entries)
+    chosen = choose(a, entries)
     # Experiments with a model that is chosen, or with files of an earlier run: all their entries
     # are measured, as far as they can be, and shown.
     shown = [e for e in experiments if any(model.experiment is e for model in chosen)
@@ -401,13 +355,14 @@ def stages(a):
     files.refuse_conflicts(to_show, a.out)
     print(f"{a.size} size into {a.out}, seed {a.seed}, NumPy {np.__version__}")
 
-    to_train = [model for model in chosen if files.needs_training(model)]
-    if to_train:
+    if any(files.needs_training(model) for model in chosen):
         print("rehearsing every stage on a few prompts", flush=True)
         for e in shown:
             rehearse(e)  # mistakes show before hours of training
+    # Another run in the same folder may do the same at any time: so look anew before each stage.
+    if to_train := [model for model in chosen if files.needs_training(model)]:
         train_all(to_train, a.processes)
-        files.refuse_conflicts(to_show, a.out)  # another run may have written some meanwhile
+        files.refuse_conflicts(to_show, a.out)
 
     to_measure = [entry for entry in to_show if files.needs_measuring(entry)]
     jobs.side_by_side([(measure_job, entry) for entry in to_measure], a.processes,
@@ -423,5 +378,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    import train  # this file: processes are to exchange train.Progress, not __main__.Progress
+    import train  # this file, by the name under which other processes import it
     sys.exit(train.main())

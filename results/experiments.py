@@ -38,7 +38,7 @@ class Size:
     matrix_lr: float = 0.02   # Muon's, for the matrices in the blocks
     warmup: int = 100
     curriculum: float = 0.0   # share of the steps that train.lesson makes easier, with fewer dims
-    first_dims: int = 5       # of its first lesson; with no more dims than these it does nothing
+    first_dims: int = 5       # dims of its first lesson; where there are no more, it has no effect
     prompts: int = 2000       # to evaluate on; half as many for each place of a sweep
 
     def __post_init__(self):
@@ -54,7 +54,8 @@ class Size:
         for name, value in asdict(self).items():
             kinds, low, high = limits.get(name, all_others)
             if type(value) not in kinds or not low <= value <= high:  # a bool is no int here
-                raise ValueError(f"{name} must be from {low} to {high:,}, not {value!r}")
+                kind = "number" if float in kinds else "whole number"
+                raise ValueError(f"{name} must be a {kind} from {low} to {high:,}, not {value!r}")
         # Raises ValueError unless n_head divides n_embd.
         icl.Config(self.n_dims, self.sparse_points, self.n_layer, self.n_head, self.n_embd)
 
@@ -115,7 +116,7 @@ class Experiment:
         words = "/".join(map(str, (self.name, *purpose)))
         return np.random.default_rng([self.seed, zlib.crc32(words.encode())])
 
-    @cached_property
+    @cached_property  # kept in __dict__, which `frozen` allows
     def asked(self):
         """All that predictors are asked, as JSON can hold it. A predictions file keeps it, and is
         out of date where it is no longer so."""
@@ -253,19 +254,20 @@ WIDE_OPTIMUM = "optimum of the wide mixture"
 
 
 def untrained(e):
-    """Name -> function of a sheet that returns predictions (B, N): all that nobody trains."""
+    """Name -> function of a sheet that returns predictions (B, N): all that nobody trains. It takes
+    a sheet, not (xs, ys), as some are told the sheet's class."""
     def lasso(sheet):  # with the best alpha for each number of examples
         alphas = baselines.tune_lasso(sheet.function_class, e.stream(sheet.name, "lasso"),
                                       sheet.xs.shape[1], n_prompts=min(300, e.size.prompts))
         return baselines.lasso(sheet.xs, sheet.ys, alphas)
 
-    def optimum_of(c):
-        return lambda sheet: baselines.bayes(c)(sheet.xs, sheet.ys)
+    def optimum(c, sheet):
+        return baselines.bayes(c)(sheet.xs, sheet.ys)
 
     predictors = {"least squares": lambda sheet: baselines.least_squares(sheet.xs, sheet.ys),
-                  "Lasso": lasso, MIXED: optimum_of(e.mixture),
-                  OWN: lambda sheet: optimum_of(sheet.function_class)(sheet)}
-    predictors |= {f"optimum of {name}": optimum_of(c) for name, c in e.classes.items()}
+                  "Lasso": lasso, MIXED: partial(optimum, e.mixture),
+                  OWN: lambda sheet: optimum(sheet.function_class, sheet)}
+    predictors |= {f"optimum of {name}": partial(optimum, c) for name, c in e.classes.items()}
     if e.mixture.n_dims == 1:
         predictors[GP] = lambda sheet: baselines.gaussian_process(sheet.xs, sheet.ys)
     return predictors
@@ -274,11 +276,10 @@ def untrained(e):
 def companions(e, model, noise, sheet):
     """Kind -> predictions (B, N) of optima to be compared with a model.
 
-    Of the mixture model, whose effective label noise is s = noise["pretraining"][0]: ideal learners
-    who believe that labels have noise of standard deviation s.
-    - "wary" reads the prompt as it is: its belief is wrong.
-    - "noisy", on ICL sheets alone, reads labels with such noise: its belief is right.
-    Of the wide model: "optimum", the exact one of its mixture.
+    The mixture model has two ideal learners. Both believe that labels have noise of standard
+    deviation s, the model's effective label noise, noise["pretraining"][0]. "wary" reads clean
+    labels, so its belief is wrong. "noisy", on ICL sheets alone, reads labels with that noise, so
+    its belief is right. The wide model has "optimum", the exact one of its mixture.
     """
     if model == "wide":
         return {"optimum": baselines.bayes(e.pretraining["wide"])(sheet.xs, sheet.ys)}
@@ -322,10 +323,11 @@ def check_names(e):
         if not isinstance(name, str) or not re.fullmatch("[A-Za-z0-9_ -]{1,50}", name):
             raise ValueError(f"{name!r} cannot be a name: use letters, digits, spaces, _ and -, "
                              "50 at most")
-    if reserved := {"mixture", "wide", "pretraining", "the mixture", "the wide mixture"} & {
-            *e.classes}:
-        raise ValueError(f"no class can be called {min(reserved)}")
-    if len({name.replace(" ", "-") for name in names}) < len(names):
+    # What a class's name would be taken for: a model, a key of train.measure's noise, an optimum.
+    reserved = {"mixture", "wide", "pretraining", "the mixture", "the wide mixture"}
+    if taken := reserved & {*e.classes}:
+        raise ValueError(f"no class can be called {min(taken)}")
+    if len({name.replace(" ", "-").lower() for name in names}) < len(names):
         raise ValueError(f"of {', '.join(names)}, two would have one file")
     labels = {f"{model} model" for model in e.pretraining} | {TRUTH, NOISY, WARY, WIDE_OPTIMUM}
     if taken := labels & untrained(e).keys():
@@ -333,7 +335,7 @@ def check_names(e):
 
 
 def check_class(c):
-    """An error unless files can name the class, by its text, and other processes can have it."""
+    """An error unless files can name the class, by its text, and other processes can be sent it."""
     if re.search(" at 0x|frozenset", str(c)):
         raise ValueError(f"{c} must be a frozen dataclass without functions or sets: its text must "
                          "say what it is")

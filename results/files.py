@@ -4,7 +4,7 @@ must refuse.
 A run
 - trains a model that has neither predictions nor a finished checkpoint;
 - measures a predictor that has no predictions, or outdated ones: they answer other prompts, or are
-  older than baselines.py, tasks.py or, of a model, its checkpoint. A model without one keeps them;
+  older than baselines.py, tasks.py or, of a model, its checkpoint. Where that is gone, they stay;
 - uses all other predictions, even if the checkpoint is gone;
 - refuses what was made with other settings, by name, and changes nothing of it.
 """
@@ -45,7 +45,8 @@ class Entry:
 
     @property
     def settings(self):
-        """What its files must have been made with."""
+        """What its files must have been made with; of an untrained predictor, too: all files in a
+        folder are of one Size."""
         e, share = self.experiment, self.experiment.size.curriculum
         return {"experiment": e.name, "model": self.name, "seed": e.seed, "steps": self.steps,
                 "class": str(e.pretraining.get(self.name)), **asdict(e.config),
@@ -71,7 +72,7 @@ def are_numbers(value, shape):
 
 def refuse_others(path, facts, settings):
     """icl.Refused, by name, if a file was made with other settings."""
-    made = {"curriculum": 0.0}  # files of before the curriculum do not name it
+    made = {"curriculum": 0.0}  # what files lack that are older than the curriculum
     made |= facts["settings"] if isinstance(facts.get("settings"), dict) else {}
     for name, value in settings.items():
         if name not in made or made[name] != value:
@@ -80,10 +81,10 @@ def refuse_others(path, facts, settings):
 
 
 def check(rules):
-    """ValueError that names the first thing which cannot be. rules: what -> whether it can be."""
-    for what, holds in rules.items():
-        if not holds:
-            raise ValueError(f"its {what} cannot be")
+    """ValueError, by name, if one of the rules is broken: what -> whether it is valid."""
+    for what, valid in rules.items():
+        if not valid:
+            raise ValueError(f"its {what} is not valid")
 
 
 def load_model(model, optimizer=None, rng=None):
@@ -110,13 +111,27 @@ def load_model(model, optimizer=None, rng=None):
                 "optimiser's t": optimizer.state["t"] == step,
                 "optimiser's v": all((v >= 0).all() for v in squares)})
     except Exception as error:  # a file can hold anything
-        raise icl.Refused(f"{model.path} holds no state of training: {error!r}") from error
+        raise icl.Refused(f"{model.path} holds no state that training can go on from: "
+                          f"{str(error) or repr(error)}") from error
     return params, extra
 
 
+def write_curve(path, losses, optimum):
+    """Write a CSV file. A row is a stretch of about 1/200 of the steps: its last step, its mean
+    loss, and that minus the optimum's. losses: of the steps so far. optimum: (steps,), of all.
+    """
+    every = max(1, len(optimum) // 200)
+    rows = ["step,loss,over_optimum\n"]
+    for step in range(every, len(losses) + 1, every):
+        last = slice(step - every, step)
+        loss, least = np.mean(losses[last]), np.mean(optimum[last])
+        rows.append(f"{step},{loss:.9g},{loss - least:.9g}\n")
+    icl.write_whole(path, "".join(rows).encode())
+
+
 def read_curve(path):
-    """Rows (step, loss minus the optimum's) of a CSV file that train.write_curve wrote; none if it
-    is gone, or no longer what it was."""
+    """Rows (step, loss minus the optimum's) of a file that write_curve wrote; none if it is gone,
+    or no longer what it was."""
     if not path.is_file():
         return []
     try:
@@ -170,7 +185,7 @@ def needs_training(model):
 
 def needs_measuring(entry):
     """Whether it has no predictions, or outdated ones; of a model, only if it is finished."""
-    if entry.reached() < entry.steps:
+    if entry.reached() < entry.steps:  # nothing to measure with
         return False
     if not entry.predictions_path.is_file():
         return True

@@ -380,7 +380,7 @@ def learn(a):
 
 def save(model, params, losses, seconds):
     """The curve of training, as train.save writes it, and the checkpoint, whole and in parts."""
-    train.write_curve(model.path.with_suffix(".csv"), losses, train.optimum_losses(model))
+    files.write_curve(model.path.with_suffix(".csv"), losses, train.optimum_losses(model))
     icl.save_checkpoint(model.path, params, model.experiment.config, step=model.steps,
                         seconds=seconds, settings=model.settings)
     data, part = model.path.read_bytes(), 15 << 20

@@ -2,8 +2,9 @@
 
 Nothing here is about learning. A job is a function of a module and its arguments. It runs in a
 process of its own, writes its own results, and tells by `send`, its last argument, how far it is.
-It is stopped through the same pipe: once the parent has closed it, or was killed, send raises
-BrokenPipeError.
+What its pipe brings to the parent is a message, an exception if the job failed, or the pipe's end
+if its process ended. The same pipe stops it: once the parent has closed it, or was killed, send
+raises BrokenPipeError.
 """
 import multiprocessing
 import multiprocessing.connection
@@ -21,6 +22,8 @@ import numpy as np
 
 import icl
 
+ROOT = Path(icl.__file__).parent
+
 
 def side_by_side(jobs, processes, status, grace_seconds=0):
     """Run jobs (function, *arguments), each as function(*arguments, send) in its own process.
@@ -35,27 +38,27 @@ def side_by_side(jobs, processes, status, grace_seconds=0):
     sent = {}
     interrupted = threading.Event()  # by Ctrl-C
     pause = 0.2 if sys.stdout and sys.stdout.isatty() else 10  # seconds between two lines of status
-    said = time.monotonic()
+    shown = time.monotonic()
     in_main = threading.current_thread() is threading.main_thread()
     if in_main:  # Ctrl-C reaches no other thread
-        before = signal.signal(signal.SIGINT, lambda *_: interrupted.set())
+        old_handler = signal.signal(signal.SIGINT, lambda *_: interrupted.set())
     try:
         while (waiting or working) and not interrupted.is_set():
             while waiting and len(working) < processes:
                 i, job = waiting.pop(0)
                 receiver, sender = spawn.Pipe(duplex=False)
-                process = spawn.Process(target=work, args=(sender, *job), daemon=True)
+                process = spawn.Process(target=run_job, args=(sender, *job), daemon=True)
                 start(process)
                 sender.close()  # only the process has it: where it ends, the pipe ends
                 working[receiver] = i, process
-            if time.monotonic() > said + pause:
-                said = time.monotonic()
+            if time.monotonic() > shown + pause:
+                shown = time.monotonic()
                 show_status(status([i for i, _ in working.values()], sent))
             for receiver in multiprocessing.connection.wait(list(working), 0.2):
                 i, process = working[receiver]
                 try:
                     message = receiver.recv()
-                except EOFError:
+                except EOFError:  # its process has ended
                     del working[receiver]
                     check_end(process)
                     continue
@@ -63,6 +66,8 @@ def side_by_side(jobs, processes, status, grace_seconds=0):
                     raise message
                 sent[i] = message
     finally:
+        if interrupted.is_set() and grace_seconds:
+            show_status("stopping: each model finishes its step and is saved")
         for receiver in working:
             receiver.close()  # which asks the job to stop
         end = time.monotonic() + grace_seconds
@@ -71,7 +76,7 @@ def side_by_side(jobs, processes, status, grace_seconds=0):
             process.kill()  # if it is still there
             process.join()
         if in_main:
-            signal.signal(signal.SIGINT, before)
+            signal.signal(signal.SIGINT, old_handler)
     if interrupted.is_set():
         raise KeyboardInterrupt
     show_status("")
@@ -81,15 +86,16 @@ def check_end(process):
     """ChildProcessError, an OSError, if a process did not end well."""
     process.join()
     if process.exitcode:  # negative if it was killed
-        raise ChildProcessError(f"a process ended with exit code {process.exitcode}; if no reason "
-                                "stands above, the same command goes on")
+        raise ChildProcessError(f"a process ended with exit code {process.exitcode}; unless a "
+                                "reason stands above, the same command goes on from there")
 
 
 def start(process):
     """Start a process that Ctrl-C cannot reach, as it inherits this process's blocked signals."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         return process.start()
-    # Python's own helper. Otherwise process.start() would start it, and that unblocks the signal.
+    # A helper process of multiprocessing. If process.start() had to start it, that would unblock
+    # the signal.
     multiprocessing.resource_tracker.ensure_running()
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
@@ -99,7 +105,7 @@ def start(process):
 
 
 @np.errstate(all="ignore")  # what is not finite is told in words
-def work(sender, function, *arguments):
+def run_job(sender, function, *arguments):
     """Run a job in its process; an error is sent to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
@@ -110,15 +116,18 @@ def work(sender, function, *arguments):
         try:
             sender.send(error)
         except BrokenPipeError:  # the parent no longer listens
-            if not isinstance(error, BrokenPipeError):  # that is how it stopped the job
+            if not isinstance(error, BrokenPipeError):  # which is how the parent stopped the job
                 print(error, file=sys.stderr)
 
 
 def where(error):
-    """An error as one line, with its place, unless it says enough itself."""
+    """An error as one line, with its last place in our files, unless it says enough itself."""
     if isinstance(error, icl.Refused):
         return str(error)
-    place = traceback.extract_tb(error.__traceback__)[-1]
+    places = traceback.extract_tb(error.__traceback__)
+    ours = [place for place in places
+            if ROOT in Path(place.filename).parents and "site-packages" not in place.filename]
+    place = (ours or places)[-1]
     words = " ".join(str(error).splitlines())
     return (f"{words} ({type(error).__name__} in {place.name}, line {place.lineno} of "
             f"{Path(place.filename).name})")
