@@ -5,7 +5,7 @@ left to right. At every x_k it predicts f(x_k), and it has seen the examples 1..
 
 An operation returns its output and a function: y, backward = layernorm(x, gain, bias). With dy the
 gradient of the loss with respect to y, backward(dy) returns the gradients of the arguments, in
-their order: here dx, dgain, dbias. Of GELU and attention it is one array, as they take one.
+their order: here dx, dgain, dbias. GELU and attention take one array, so it returns one.
 
 Shapes: B prompts, N points, T = 2N - 1 tokens, M = BT rows, C channels, H heads, D = C / H, d dims.
 """
@@ -146,15 +146,15 @@ def attention(qkv, n_head):
 
 
 # ------------------------------------------------------------------------------------- the model
-# A layer's or block's backward(dy, grads) returns dx, and puts the gradients of its parameters into
-# grads; the transformer's returns grads.
+# The backward of a layer or block, backward(dy, grads), returns dx, and puts the gradients of its
+# parameters into grads. That of the transformer returns grads.
 
 def init_params(config, rng):
     """Fresh parameters: a dict of named float32 arrays, with config.shapes() for names and shapes.
 
     Weights are normal with standard deviation 1/sqrt(fan-in), divided by sqrt(2 n_layer) in c_proj,
-    where a block's branches end; positions have 0.5. Gains start at one, biases at zero. Keys start
-    at correlation -0.5 with queries, so that a token looks little at itself at first.
+    where a block's branches end; positions have 0.5. Gains start at one, biases at zero. Weights of
+    keys start at correlation -0.5 with those of queries: a token looks little at itself at first.
     """
     params = {}
     for name, shape in config.shapes().items():
@@ -184,15 +184,16 @@ def interleave(xs, ys):
 
 
 def layer(op, x, params, name):
-    """linear or layernorm with parameters by name; backward leaves their gradients in `grads`."""
+    """linear or layernorm on each token: x (B, T, I) -> y (B, T, O). Parameters are found by name,
+    and backward leaves their gradients in `grads`."""
     weight, bias = f"{name}.weight", f"{name}.bias"
-    y, op_backward = op(x, params[weight], params[bias])
+    rows, op_backward = op(x.reshape(-1, x.shape[2]), params[weight], params[bias])  # (M, O)
 
     def backward(dy, grads):
-        dx, grads[weight], grads[bias] = op_backward(dy)
-        return dx
+        dx, grads[weight], grads[bias] = op_backward(dy.reshape(rows.shape))
+        return dx.reshape(x.shape)
 
-    return y, backward
+    return rows.reshape(*x.shape[:2], -1), backward
 
 
 def block(x, params, name, config, stride=1):
@@ -201,59 +202,56 @@ def block(x, params, name, config, stride=1):
     x (B, T, C) -> y (B, T, C). Predictions are read at the x tokens alone: so in the last block a
     stride of 2 lets only these go on after attention, y (B, N, C). That saves a third of its work.
     """
-    B, T, C = x.shape  # M = B T rows
-    n1, ln_1_backward = layer(layernorm, x.reshape(-1, C), params, f"{name}.ln_1")  # (M, C)
-    qkv, c_attn_backward = layer(linear, n1, params, f"{name}.attn.c_attn")  # (M, 3C)
-    heads, attention_backward = attention(qkv.reshape(B, T, 3 * C), config.n_head)  # (B, T, C)
-    attn, attn_c_proj_backward = layer(linear, heads.reshape(-1, C), params, f"{name}.attn.c_proj")
-    h = x + attn.reshape(B, T, C)
-    h = h[:, ::stride].reshape(-1, C)  # rows that go on: (M', C), M' = M, or B N if stride is 2
+    n1, ln_1_backward = layer(layernorm, x, params, f"{name}.ln_1")  # (B, T, C)
+    qkv, c_attn_backward = layer(linear, n1, params, f"{name}.attn.c_attn")  # (B, T, 3C)
+    heads, attention_backward = attention(qkv, config.n_head)  # (B, T, C)
+    attn, attn_c_proj_backward = layer(linear, heads, params, f"{name}.attn.c_proj")
+    h = (x + attn)[:, ::stride]  # the tokens that go on: (B, T, C), or (B, N, C) if stride is 2
     n2, ln_2_backward = layer(layernorm, h, params, f"{name}.ln_2")
-    fc, c_fc_backward = layer(linear, n2, params, f"{name}.mlp.c_fc")  # (M', 4C)
+    fc, c_fc_backward = layer(linear, n2, params, f"{name}.mlp.c_fc")  # (B, T, 4C)
     act, gelu_backward = gelu(fc)
-    mlp, mlp_c_proj_backward = layer(linear, act, params, f"{name}.mlp.c_proj")  # (M', C)
+    mlp, mlp_c_proj_backward = layer(linear, act, params, f"{name}.mlp.c_proj")  # (B, T, C)
 
     def backward(dy, grads):
-        dy = dy.reshape(-1, C)
         dact = mlp_c_proj_backward(dy, grads)
         dfc = gelu_backward(dact)
         dn2 = c_fc_backward(dfc, grads)
         dh = dy + ln_2_backward(dn2, grads)
         dh_all = np.zeros_like(x)  # (B, T, C), zero at tokens that did not go on
-        dh_all[:, ::stride] = dh.reshape(B, -1, C)
-        dheads = attn_c_proj_backward(dh_all.reshape(-1, C), grads)
-        dqkv = attention_backward(dheads.reshape(B, T, C))
-        dn1 = c_attn_backward(dqkv.reshape(-1, 3 * C), grads)
-        return dh_all + ln_1_backward(dn1, grads).reshape(B, T, C)
+        dh_all[:, ::stride] = dh
+        dheads = attn_c_proj_backward(dh_all, grads)
+        dqkv = attention_backward(dheads)
+        dn1 = c_attn_backward(dqkv, grads)
+        return dh_all + ln_1_backward(dn1, grads)
 
-    return (h + mlp).reshape(B, -1, C), backward
+    return h + mlp, backward
 
 
 def transformer(params, config, xs, ys):
     """Predictions (B, N) at the x tokens; their backward(dpredictions) -> dict of gradients."""
     tokens = interleave(xs, ys)  # (B, T, d)
-    (B, T, d), C = tokens.shape, config.n_embd
-    x, read_in_backward = layer(linear, tokens.reshape(-1, d), params, "read_in")  # (M, C)
-    x = x.reshape(B, T, C) + params["wpe.weight"][:T]
+    T = tokens.shape[1]
+    x, read_in_backward = layer(linear, tokens, params, "read_in")  # (B, T, C)
+    x = x + params["wpe.weight"][:T]
     block_backwards = []
     for i in range(config.n_layer):
         stride = 2 if i == config.n_layer - 1 else 1
         x, block_backward = block(x, params, f"h.{i}", config, stride)
         block_backwards.append(block_backward)
-    n, ln_f_backward = layer(layernorm, x.reshape(-1, C), params, "ln_f")  # (B N, C)
-    predictions, read_out_backward = layer(linear, n, params, "read_out")  # (B N, 1)
+    n, ln_f_backward = layer(layernorm, x, params, "ln_f")  # (B, N, C)
+    predictions, read_out_backward = layer(linear, n, params, "read_out")  # (B, N, 1)
 
     def backward(dpredictions):
         grads = {}
-        dn = read_out_backward(dpredictions.reshape(-1, 1), grads)
+        dn = read_out_backward(dpredictions[..., None], grads)
         dx = ln_f_backward(dn, grads)
         for block_backward in reversed(block_backwards):
             dx = block_backward(dx, grads)
         grads["wpe.weight"] = np.pad(dx.sum(0), ((0, 2 * config.n_points - T), (0, 0)))
-        read_in_backward(dx.reshape(-1, C), grads)
+        read_in_backward(dx, grads)
         return grads
 
-    return predictions.reshape(B, -1), backward
+    return predictions[..., 0], backward
 
 
 # ------------------------------------------------------------------------ predictions, and checks
@@ -262,9 +260,9 @@ def check_array(name, a, shape=None, types=(np.float32, np.float64)):
     """ValueError, by name, unless it is a finite array of one of the types, of the shape if any."""
     if type(a) is not np.ndarray or a.dtype not in types or shape not in (None, a.shape):
         wanted = " or ".join(t.__name__ for t in types)
-        got = " ".join(str(getattr(a, what, "")) for what in ("dtype", "shape"))
-        raise ValueError(f"{name} must be a {wanted} array {shape or ''}, not {type(a).__name__} "
-                         f"{got}".rstrip())
+        size = "" if shape is None else f" {shape}"
+        got = f"{type(a).__name__} {getattr(a, 'dtype', '')} {getattr(a, 'shape', '')}".strip()
+        raise ValueError(f"{name} must be a {wanted} array{size}, not {got}")
     if not np.isfinite(a).all():
         raise ValueError(f"{name} must be finite, and holds {a[~np.isfinite(a)][0]}")
 
@@ -272,9 +270,10 @@ def check_array(name, a, shape=None, types=(np.float32, np.float64)):
 def check_params(params, config):
     """ValueError, by name, unless the parameters have the config's names and shapes."""
     got, wanted = {name: np.shape(p) for name, p in params.items()}, config.shapes()
-    if wrong := [name for name in {**got, **wanted} if got.get(name) != wanted.get(name)]:
-        raise ValueError(f"parameter {wrong[0]} has shape {got.get(wrong[0])}, and "
-                         f"{wanted.get(wrong[0])} in {config}")
+    for name in got | wanted:
+        if got.get(name) != wanted.get(name):
+            raise ValueError(f"parameter {name} has shape {got.get(name)}, and "
+                             f"{wanted.get(name)} in {config}")
 
 
 def check_prompts(xs, ys, n_dims=None, n_points=math.inf):
@@ -288,24 +287,22 @@ def check_prompts(xs, ys, n_dims=None, n_points=math.inf):
                          f"nothing empty, not {xs.shape} and {ys.shape}")
 
 
-def chunks(xs, *others):
-    """The batch in parts of about 500 tokens: what a part computes stays in the cache."""
-    n = min(len(xs), math.ceil(len(xs) * (2 * xs.shape[1] - 1) / 500))
-    return zip(*(np.array_split(a, n) for a in (xs, *others)))
-
-
 def keep_freed_memory():
     """Free a block of 31 MiB: from then on, glibc keeps freed blocks up to that size for reuse. A
     step is 10% faster."""
     np.empty(31 << 20, np.uint8)
 
 
-keep_freed_memory()
+def chunks(xs, *others):
+    """The batch in parts of about 500 tokens: what a part computes stays in the cache."""
+    keep_freed_memory()
+    n = min(len(xs), math.ceil(len(xs) * (2 * xs.shape[1] - 1) / 500))
+    return zip(*(np.array_split(a, n) for a in (xs, *others)))
 
 
 def predict(params, config, xs, ys):
-    """Predictions (B, N) of f(x_k), from x_k and examples 1..k-1. ValueError as check_prompts, or
-    if parameters are missing or too many."""
+    """Predictions (B, N) of f(x_k), from x_k and examples 1..k-1. ValueError as check_prompts and
+    check_params."""
     check_params(params, config)
     check_prompts(xs, ys, config.n_dims, config.n_points)
     return np.concatenate([transformer(params, config, *chunk)[0] for chunk in chunks(xs, ys)])
@@ -375,7 +372,7 @@ class Adam:
             for a in (params.get(name), grads.get(name)):
                 if not isinstance(a, np.ndarray) or a.shape != shape or a.dtype.kind != "f":
                     raise ValueError(f"{name} and its gradient must be arrays of floats {shape}")
-        norm = math.sqrt(sum(float(np.vdot(g, g)) for g in grads.values()))
+        norm = math.sqrt(sum(float(np.vdot(grads[name], grads[name])) for name in self.names))
         if not math.isfinite(norm):
             raise FloatingPointError(f"the gradient's norm is {norm}")
         scale = min(1.0, self.clip / max(norm, 1e-30))
@@ -396,7 +393,7 @@ class Muon(Adam):
     """Muon for the blocks' matrices, Adam for the rest.
 
     m = b m + g,  p -= matrix_lr U S' V^T,  where b is the momentum, g + b m = U S V^T, and S' is
-    near one: a step is about as large in every direction. Without Jordan's factor for the shape.
+    near one: a step is about as large in every direction. Jordan also scales by the matrix's shape.
     Source: Jordan 2024, https://kellerjordan.github.io/posts/muon/
     """
     def __init__(self, params, lr, matrix_lr, momentum=0.9, **adam):
@@ -420,8 +417,8 @@ def orthogonalise(x):
     for those far below the largest).
 
     Five Newton-Schulz steps X' = P X with P = a I + b A + c A A, A = X X^T; a, b, c are Jordan's.
-    P is symmetric, so A' = X' X'^T = P A P. A and P are small squares, even where X is wide: so
-    multiply the five P's, and X with their product, once.
+    P is symmetric, so A' = X' X'^T = P A P. A and P are squares of X's smaller side: so multiply the
+    five P's, and X once, with their product.
     """
     if x.shape[0] > x.shape[1]:
         return orthogonalise(x.T).T
