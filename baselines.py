@@ -1,8 +1,8 @@
 """Predictors that nobody trained: least squares, Lasso, and the exact Bayes optimum.
 
 A *predictor* is a function (xs, ys) -> predictions, xs (B, N, d), ys (B, N), predictions (B, N).
-Prediction k depends on x_k and the examples 1..k-1 only. Those of this file compute in float64:
-their predictions are finite for float32 prompts of any scale. Arrays that are no prompts raise
+Prediction k depends on x_k and the examples 1..k-1 only. The predictors of this file compute in
+float64, and float32 prompts of any scale get finite predictions. Arrays that are no prompts raise
 ValueError. At the end, effective_noise says in one number how close a trained model comes to the
 optimum.
 """
@@ -63,7 +63,7 @@ def lasso(xs, ys, alpha):
 def _descend(w, G, c, y2, alpha):
     """Solve the Lasso in place for w (d, B), given G = X^T X / n, c = X^T y / n, y2 = y^T y / n."""
     todo, v = np.arange(w.shape[1]), w.copy()  # the prompts that are not solved yet, and their w
-    for _ in range(1000):  # 10,000 sweeps, and after every ten a look at the gap
+    for _ in range(1000):  # rounds of ten sweeps; each begins with a look at the gap
         r = c - (G * v).sum(1)  # (d, B)
         done = _duality_gap(v, r, c, y2, alpha) <= 1e-10 * y2  # (B,)
         w[:, todo[done]] = v[:, done]
@@ -131,8 +131,8 @@ def tune_lasso(function_class, rng, n_points, n_prompts=300, alphas=(0.03, 0.1, 
 def gaussian_process(xs, ys):
     """Gaussian process regression on 1-D inputs: all it knows is that f is smooth.
 
-    f is normal with covariance K(x, x') = exp(-(x - x')^2 / 2), labels have the variance 1e-3. So
-    after examples (X, y) the mean of f(x) is K(x, X) (K(X, X) + 1e-3 I)^-1 y.
+    f is normal with covariance K(x, x') = exp(-(x - x')^2 / 2); labels have noise of variance 1e-3.
+    So after examples (X, y) the mean of f(x) is K(x, X) (K(X, X) + 1e-3 I)^-1 y.
     Source: Rasmussen and Williams 2006, "Gaussian Processes for Machine Learning", section 2.2.
     """
     check_prompts(xs, ys, 1)
@@ -277,8 +277,8 @@ def effective_noise(predictor, function_class, rng, n_points, n_prompts=1000, gr
     def reaches_zero(curve):
         """The s at which a curve over the grid reaches zero; inf if it never does."""
         rising = np.maximum.accumulate(curve)  # as its expectation does
-        # np.interp from heights to s: the axes are swapped. Where the curve stays at zero, a height
-        # just below it finds the first s.
+        # np.interp inverts the curve: it is given a height and returns s. Where the curve stays at
+        # zero, a height just below that finds the first s.
         return float(np.interp(-1e-12, rising, grid, right=np.inf))
 
     xs, ys = sample_prompts(prompts_of or function_class, rng, n_prompts, n_points)

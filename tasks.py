@@ -13,7 +13,7 @@ Each class has an input dimension, n_dims, and two methods:
                                      ideal learner who knows the class
 
 A class of your own needs these three, and must be a frozen dataclass: its text, such as
-DenseLinear(n_dims=8), stands in files and must tell it from others.
+DenseLinear(n_dims=8), is written to files and must identify it.
 The classes here are scaled to Var f(x) = 1 over f and x, so that predicting zero costs 1; a
 ConvexCombination is not.
 """
@@ -179,9 +179,10 @@ class Mixture:
 
     def sample(self, rng, batch_size):
         which = rng.choice(len(self.components), batch_size, p=self.weights)
-        # Every component draws for all prompts; `which` picks one for each.
+        # Every component draws a function for every prompt; `which` picks one of them.
         functions = [c.sample(rng, batch_size) for c in self.components]
-        return lambda xs: np.stack([f(xs) for f in functions])[which, np.arange(batch_size)]
+        # Each gets an x of its own: a class of yours may work in place.
+        return lambda xs: np.stack([f(xs.copy()) for f in functions])[which, np.arange(batch_size)]
 
     def hypotheses(self):
         return [Hypotheses(h.features, weight * h.prior, h.noise)
@@ -210,13 +211,14 @@ class ConvexCombination:
 
     def sample(self, rng, batch_size):
         f1, f2 = self.first.sample(rng, batch_size), self.second.sample(rng, batch_size)
-        return lambda xs: self.weight * f1(xs) + (1 - self.weight) * f2(xs)
+        return lambda xs: self.weight * f1(xs.copy()) + (1 - self.weight) * f2(xs.copy())
 
     def hypotheses(self):
         """Every pair of a first and a second hypothesis: their features side by side."""
         def pair(h1, h2):
             def features(x):
-                phi1, phi2 = self.weight * h1.features(x), (1 - self.weight) * h2.features(x)
+                phi1 = self.weight * h1.features(x.copy())
+                phi2 = (1 - self.weight) * h2.features(x.copy())
                 # Pair i is of hypotheses i // M2 and i % M2.
                 first = phi1.repeat(len(h2.prior), axis=1)  # (F1, M1 M2, B)
                 second = np.tile(phi2, (1, len(h1.prior), 1))  # (F2, M1 M2, B)
@@ -244,7 +246,8 @@ def narrow(function_class, n_dims):
 def sample_prompts(function_class, rng, batch_size, n_points):
     """Fresh prompts: xs (B, N, d) ~ N(0, I), ys (B, N) = f(xs), one new f a prompt; both float32.
 
-    All randomness comes from `rng`, a numpy.random.Generator. ValueError where f(xs) is amiss.
+    All randomness comes from `rng`, a numpy.random.Generator. ValueError unless f(xs) are real
+    numbers (B, N), finite in float32.
     """
     if not isinstance(rng, np.random.Generator):
         raise ValueError(f"rng must be a numpy.random.Generator, not {type(rng).__name__}")
