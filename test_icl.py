@@ -685,7 +685,7 @@ def test_the_command_trains_measures_shows_and_again_changes_nothing(tmp_path):
     for shown in ("dense model", "mixture model", "least squares", "Lasso", experiments.MIXED,
                   experiments.OWN):
         equal((f",{shown}," in table, f"\n{shown}  " in out), (True, True), f"{shown} is shown")
-    equal(len(claims.verdicts(claims.claims_in(tmp_path))), 13, "number of claims")
+    equal(len(claims.verdicts(claims.claims_in(report.read(tmp_path)))), 13, "number of claims")
     path = tmp_path / "sparse/dense.npz"
     path.unlink()  # its predictions remain, and are enough
     (tmp_path / "sparse/Lasso.predictions.npz").unlink()  # will be measured again

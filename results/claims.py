@@ -2,7 +2,7 @@
 
     python results/claims.py results/small runs/seed-1     a column for each folder
 
-Each number stands with half of its 95% interval over prompts. One with a bound holds where its
+A number is printed with ± half of its 95% interval over prompts. One with a bound holds where its
 whole interval lies within the bound, and is undecided where the interval crosses it. A claim is as
 good as the worst of its numbers. Comparisons are paired prompt by prompt. What needs a model that
 is not there is left out. README.md says when the bounds were set, and which were changed since.
@@ -59,11 +59,11 @@ def residual(a, b):
 
 
 def farthest(values):
-    """The largest |mean| of the columns of values (B, X).
+    """An interval for the largest |mean| of the columns of values (B, X): middle, half its width.
 
     All columns' intervals are wider, so that they hold at once (Bonferroni). Then the largest is at
-    least the highest of their lower ends, and at most the highest of their upper ends: that range's
-    middle and half its width are returned. Columns with nan are left out.
+    least the highest of their lower ends, and at most the highest of their upper ends. Columns with
+    nan are left out.
     """
     columns = values.T[~np.isnan(values).any(0)]
     if not len(columns):
@@ -92,7 +92,7 @@ class Row:
     def verdict(self):
         value, margin = self.number
         # How far outside the bound; negative inside.
-        beyond = value - self.at_most if self.at_least is None else self.at_least - value
+        beyond = self.at_least - value if self.at_most is None else value - self.at_most
         if beyond + margin <= 0:
             return "holds"
         return "does not hold" if beyond - margin > 0 else "undecided"
@@ -163,8 +163,11 @@ def on_a_class(found, shown, noise):
     predicted, half = predictions_on(found, f"icl-{shown}"), found.e.n_points // 2
     other = next(c for c in found.e.classes if c != shown)
 
-    def error(p, q=TRUTH):
+    def distance(p, q):
         return (predicted[p] - predicted[q]) ** 2  # (B, N)
+
+    def error(p):
+        return distance(p, TRUTH)
 
     def relative(p, base, first=0, last=None):
         """The error of p divided by that of base, after first to last - 1 examples."""
@@ -180,7 +183,7 @@ def on_a_class(found, shown, noise):
             Row(f"times the {NOISY}'s error, first half", relative(MODEL, NOISY, 1, half)),
             Row(f"times the {NOISY}'s error, second half", relative(MODEL, NOISY, half)),
             Row(f"excess over the {MIXED}", estimate((error(MODEL) - error(MIXED)).mean(1))),
-            *(Row(f"squared distance to the {p}", estimate(error(MODEL, p)[:, 1:].mean(1)))
+            *(Row(f"squared distance to the {p}", estimate(distance(MODEL, p)[:, 1:].mean(1)))
               for p in (NOISY, WARY, MIXED))],
         f"no extra cost on {shown} functions for not knowing the class": [
             Row("times the specialist's error", relative(MODEL, f"{shown} model"), at_most=1.1),
@@ -273,7 +276,7 @@ def on_combinations(found, noise):
     ] + sweep.neighbours(WAVES, 0.5)
     claims["at half of each an ideal learner of the mixture fails, too"] = [
         sweep.optimum_fails(0.5, at_least=0.5)]
-    claims["with half of each in pretraining, the failure between the classes is gone"] = [
+    claims["with half of each in pretraining, the failure between the classes is halved"] = [
         Row("effective label noise of the wide model", noise("wide"))
     ] + [
         Row(f"at weight {w}, excess over the optimum, as a share of the mixture model's",
@@ -362,16 +365,17 @@ def table(runs):
     return lines
 
 
-def claims_in(folder):
-    """The claims of all experiments in a folder, as claims_of."""
-    return {claim: rows for found in read(folder) for claim, rows in claims_of(found).items()}
+def claims_in(run):
+    """The claims of all experiments in a run, as claims_of. run: a list of Found."""
+    return {claim: rows for found in run for claim, rows in claims_of(found).items()}
 
 
 def main(folders):
-    """Print the table of the claims in these folders, and, as errors are, what they lack."""
-    print("\n".join(table({folder: claims_in(folder) for folder in folders})), flush=True)
-    for folder in folders:
-        if missing := absent(read(folder)):
+    """Print the table of the claims in these folders, and on stderr what they lack."""
+    runs = {folder: read(folder) for folder in folders}
+    print("\n".join(table({folder: claims_in(run) for folder, run in runs.items()})), flush=True)
+    for folder, run in runs.items():
+        if missing := absent(run):
             print(f"{folder} has no predictions of {', '.join(missing)}", file=sys.stderr)
 
 

@@ -23,7 +23,7 @@ class Figure:
     ylabel: str = "squared error"
     kind: str = "error"   # or "weight" or "function": sets where the y axis begins and ends
     log: str = ""         # axes with a logarithmic scale: "x", "y" or "xy"
-    low: float = None     # where the y axis begins
+    low: float = None     # where a logarithmic y axis begins
     backdrop: tuple = ()  # a label, and (X,) to be drawn behind the lines
     dots: tuple = ()      # (x, y) of points to be drawn
 
@@ -36,7 +36,7 @@ def mean_and_error(values):
     return values.mean(0), spread / math.sqrt(len(values))
 
 
-# Okabe and Ito's palette, apart for every kind of colour vision; blue lighter, for dark pages.
+# Okabe and Ito's palette, for every kind of colour vision; its blue is lighter, for dark pages.
 STYLES = {  # predictor: colour, dashes, width
     "mixture model": ("#d55e00", "", 3), "dense model": ("#2b86cf", "", 1.8),
     "linear model": ("#2b86cf", "", 1.8), "sparse model": ("#009e73", "", 1.8),
@@ -78,12 +78,12 @@ def text(x, y, words, anchor="middle"):
 
 
 def number(v):
-    """A number of an axis in words: 0.00001, not 1e-05."""
+    """A number as the label of an axis: 0.00001, not 1e-05."""
     return np.format_float_positional(v, 4, fractional=False, trim="-")
 
 
 def points(x, y):
-    """Coordinates in SVG's words, without those that are nan."""
+    """Coordinates in SVG's format, without those that are nan."""
     return " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y) if not math.isnan(b))
 
 
@@ -105,7 +105,9 @@ def draw(f):
     """A Figure as an SVG document, with 95% intervals over prompts as bands."""
     drawn = {p: mean_and_error(values) for p, values in f.lines.items()}
     low, high = limits(f, np.concatenate([mean for mean, _ in drawn.values()]))
-    first, last = f.x[0], f.x[-1] + (len(f.x) == 1)  # never of width zero
+    first, last = f.x[0], f.x[-1]
+    if first == last:
+        last = first + 1  # never of width zero
     to_x = scale(first, last, LEFT, WIDTH, "x" in f.log)
     to_y = scale(low, high, BOTTOM, -HEIGHT, "y" in f.log)
     x, inside, around, key = to_x(f.x), [], [], []

@@ -57,7 +57,7 @@ def arrange(e, measured):
     return Found(e, on, sheets, {name: facts for name, (facts, _) in measured.items()})
 
 
-def comparable(facts):
+def shared_facts(facts):
     """Facts that predictions which stand beside each other must share."""
     keys = "experiment", "seed", "n_dims", "n_points"
     return facts["asked"], [facts["settings"].get(key) for key in keys]
@@ -75,7 +75,7 @@ def read(folder):
         if not contents:
             continue
         first, _ = contents[0]
-        if any(comparable(facts) != comparable(first) or facts["settings"]["experiment"] != name
+        if any(shared_facts(facts) != shared_facts(first) or facts["settings"]["experiment"] != name
                for facts, _ in contents):
             raise icl.Refused(f"{Path(folder, name)} holds predictions of several experiments, "
                               "seeds, dims or prompts")
@@ -130,7 +130,7 @@ def selection_weight(predicted, classes, predictor):
     second class, so its own w is the mean of p, weighted in the same way by (b - a)^2. Where the
     two optima agree, E (b - a)^2 < 0.05, there is nothing to choose and no weight.
     """
-    # No example tells nothing of the class, so (B, N - 1) each:
+    # Without an example nothing is known of the class: place 0 is left out, (B, N - 1) each.
     a, b = (predicted[f"optimum of {name}"][:, 1:] for name in classes)
     m = predicted[predictor][:, 1:]
     top, bottom = (m - a) * (b - a), (b - a) ** 2
@@ -316,7 +316,7 @@ def frequency_figures(found):
 
 
 def training_figure(found):
-    """Every model's loss over its optimum's, by the share of training that is done."""
+    """Every model's loss minus its optimum's, by the share of training that is done."""
     x = np.arange(1, 41) / 40  # shares of the steps
     lines = {}
     for name, facts in found.facts.items():
@@ -362,8 +362,9 @@ these functions</em> knows their class; the one <em>of the mixture</em> has to f
 <li>The <em>effective label noise</em> of a model says how near its optimum it is: that optimum
 would make errors as large as the model's if its labels had noise of this size. 0 is perfect.</li>
 </ul>
-<p>Errors are squared. On the two classes, predicting zero costs 1. Bands in the figures
-are 95% intervals over prompts. A line on the lower edge of a figure has values below the axis.</p>
+<p>Errors are squared, and divided by the variance of f: predicting zero costs 1. Bands in the
+figures are 95% intervals over prompts. A line on the lower edge of a figure has values below the
+axis.</p>
 {body}
 <details><summary>Settings of every model</summary><ul><li>{settings}</ul></details></html>
 """
@@ -377,11 +378,12 @@ def html_table(rows):
 
 
 def summary(found):
-    """The table that opens an experiment: mean errors over the prompt, a row a class."""
+    """The table that opens an experiment: a row a class, mean errors over the prompt, by Var f."""
     names = ["mixture model", *specialists(found.e), MIXED, OWN]
     rows = [["mean error over the prompt", *names]]
-    for shown in found.e.curves:
-        mean = {p: f"{v.mean():.3f}" for p, v in errors(found.on[f"icl-{shown}"], *names).items()}
+    for shown, c in found.e.curves.items():
+        mean = {p: f"{v.mean() / variance_of(c):.3f}"
+                for p, v in errors(found.on[f"icl-{shown}"], *names).items()}
         rows.append([f"{shown} functions", *(mean.get(p, "") for p in names)])
     return html_table(rows)
 
@@ -397,13 +399,13 @@ def figure_html(f):
 
 
 def noise_words(facts):
-    """Effective label noise of each model, with its interval: "mixture 0.06 (0.05 to 0.07)".
+    """Effective label noise of each model, with its interval: "mixture 0.063 (0.053 to 0.073)".
 
     "above 1" is worse than every ideal learner that was tried.
     """
     parts = [(name if part == "pretraining" else f"{name} on {part} functions", number)
              for name, f in facts.items() for part, number in f.get("noise", {}).items()
-             if not math.isnan(number[0])]  # it is, of a single prompt
+             if not math.isnan(number[0])]  # it is nan where there was only one prompt
     return [f"{what} {s:.3f} ({low:.3f} to {high:.3f})" if math.isfinite(s) else f"{what} above 1"
             for what, (s, low, high) in parts]
 
@@ -433,7 +435,8 @@ def page(everything, drawn):
         e = found.e
         body += [f"<h2>{e.name.capitalize()}: {' and '.join(e.classes)} functions</h2>",
                  summary(found), "<p>Effective label noise, and its 95% interval:</p><ul><li>",
-                 "<li>".join(noise_words(found.facts)) or "no model is trained", "</ul>",
+                 "<li>".join(map(html.escape, noise_words(found.facts))) or "no model is trained",
+                 "</ul>",
                  unfinished_note(found)]
         for part, figures in parts.items():
             body.append(f'<h3>{part}</h3>\n<div class="figures">'
