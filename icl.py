@@ -417,8 +417,8 @@ def orthogonalise(x):
     for those far below the largest).
 
     Five Newton-Schulz steps X' = P X with P = a I + b A + c A A, A = X X^T; a, b, c are Jordan's.
-    P is symmetric, so A' = X' X'^T = P A P. A and P are squares of X's smaller side: so multiply the
-    five P's, and X once, with their product.
+    P is symmetric, so A' = X' X'^T = P A P. A and P are squares of X's smaller side: so we multiply
+    the five P's, and X once, with their product.
     """
     if x.shape[0] > x.shape[1]:
         return orthogonalise(x.T).T

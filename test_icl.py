@@ -332,6 +332,9 @@ def test_what_a_class_of_ones_own_returns_is_checked():
     in_place = lambda x: np.multiply(x, 0.5**0.5, out=x).T[:, None]
     own.hypotheses = lambda: [Hypotheses(in_place, np.ones(1), noise=1e-10)]
     near(baselines.bayes(own)(xs, ys), baselines.bayes(DenseLinear(2))(xs, ys), 1e-9, "predictions")
+    own.sample = lambda rng, batch_size: lambda xs: np.multiply(xs, 0, out=xs)[..., 0]
+    half = sample_prompts(ConvexCombination(own, DenseLinear(2), 0.5), rng(), 8, 3)[1]
+    near(half, 0.5 * ys, 1e-6, "half a line, beside a class that puts zeros into xs")
 
 # ----------------------------------------------------------------------------------- checkpoints
 
@@ -673,6 +676,10 @@ def test_a_run_never_replaces_a_checkpoint_that_is_further_along(tmp_path):
     model.path.write_bytes(other.path.read_bytes())  # another run finishes it meanwhile
     raises(icl.Refused, lambda: train.save(model, state, np.zeros(40)), str(model.path), "another")
     equal(model.reached(), 40, "steps in the checkpoint")
+    while_rehearsing = lambda e: train_to(40, model_in(tmp_path / "third"))
+    with mock.patch.object(train, "rehearse", while_rehearsing):  # another run finishes it then
+        status, out, err = program("--only", "sparse", "--out", tmp_path / "third")
+    equal((status, err, "training" in out), (0, "", False), "status, stderr, was it trained again")
 
 def test_the_command_trains_measures_shows_and_again_changes_nothing(tmp_path):
     p = start("--out", tmp_path)
