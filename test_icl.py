@@ -714,6 +714,9 @@ def test_what_is_out_of_date_is_measured_again(tmp_path):
     equal(files.needs_measuring(model), True, "the same, when its checkpoint is younger")
     elsewhere = replace(lasso, experiment=replace(lasso.experiment, after=[1]))
     equal(files.needs_measuring(elsewhere), True, "the same, when it is asked after 1 example")
+    changed = lambda size, seed: replace(experiments.sparse_experiment(size, seed), after=[1])
+    with mock.patch.dict(experiments.EXPERIMENTS, sparse=changed):
+        raises(icl.Refused, lambda: report.read(tmp_path), "sparse", "other prompts")
 
 def test_however_a_run_ends_it_goes_on_to_the_same_bits(tmp_path):
     calm, storm, handler = tmp_path / "calm", tmp_path / "storm", signal.getsignal(signal.SIGINT)

@@ -104,7 +104,7 @@ def resume(model):
     params = icl.init_params(e.config, e.stream(model.name, 0))
     optimizer = icl.Muon(params, size.lr, size.matrix_lr, clip=1.0)
     state = TrainingState(params, optimizer, e.stream(model.name, "training prompts"), [])
-    if model.path.exists():
+    if model.reached() < model.steps and model.path.exists():  # unfinished: it can be gone on from
         # This fills the optimiser and the rng, too.
         state.params, extra = files.load_model(model, optimizer, state.rng)
         state.losses, state.seconds = extra["losses"], extra["seconds"]
@@ -167,7 +167,7 @@ def save(model, state, optimum):
         optimizer = state.optimizer
     try:
         icl.save_checkpoint(model.path, state.params, model.experiment.config, optimizer, **extra)
-    except ValueError as error:  # a parameter is not finite
+    except ValueError as error:  # an array is not finite
         raise divergence(model, state.step, error) from error
 
 
@@ -349,22 +349,22 @@ def stages(a):
     chosen = choose(a, entries)
     # Experiments with a model that is chosen, or with files of an earlier run: all their entries
     # are measured, as far as they can be, and shown.
-    shown = [e for e in experiments if any(model.experiment is e for model in chosen)
-             or any((a.out / e.name).glob("*.npz"))]
-    to_show = [entry for entry in entries if entry.experiment in shown]
-    files.refuse_conflicts(to_show, a.out)
+    experiments_shown = [e for e in experiments if any(model.experiment is e for model in chosen)
+                         or any((a.out / e.name).glob("*.npz"))]
+    entries_shown = [entry for entry in entries if entry.experiment in experiments_shown]
+    files.refuse_conflicts(entries_shown, a.out)
     print(f"{a.size} size into {a.out}, seed {a.seed}, NumPy {np.__version__}")
 
     if any(files.needs_training(model) for model in chosen):
         print("rehearsing every stage on a few prompts", flush=True)
-        for e in shown:
+        for e in experiments_shown:
             rehearse(e)  # mistakes show before hours of training
     # Another run in the same folder may do the same at any time: so look anew before each stage.
     if to_train := [model for model in chosen if files.needs_training(model)]:
         train_all(to_train, a.processes)
-        files.refuse_conflicts(to_show, a.out)
+        files.refuse_conflicts(entries_shown, a.out)
 
-    to_measure = [entry for entry in to_show if files.needs_measuring(entry)]
+    to_measure = [entry for entry in entries_shown if files.needs_measuring(entry)]
     jobs.side_by_side([(measure_job, entry) for entry in to_measure], a.processes,
                       lambda _, sent: f"measuring: {len(sent)} of {len(to_measure)} done")
 

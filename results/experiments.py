@@ -121,7 +121,7 @@ class Experiment:
         """All that predictors are asked, as JSON can hold it. A predictions file keeps it, and is
         out of date where it is no longer so."""
         def description(sheet):
-            fingerprint = f"{sheet.ys[0, -1]:.2f}"  # changes if the class's code does
+            fingerprint = f"{sheet.ys[0, -1]:.2f}"  # most changes of the class's code change it
             return [str(sheet.function_class), list(sheet.after), fingerprint]
 
         return {"prompts": self.size.prompts, "nnz": self.size.nnz,
@@ -297,12 +297,12 @@ def companions(e, model, noise, sheet):
 
 
 def is_asked(e, name, sheet):
-    """Whether the predictor of that name answers a sheet. ICL sheets are for all. To save time,
-    other sheets are for those alone that a figure or a claim shows there."""
+    """Whether the predictor of that name answers a sheet. ICL sheets are for all, others, to save
+    time, for a few."""
     if name == OWN and not has_optimum(sheet.function_class):
         return False
-    shown = {"mixture", "wide", *e.controls, "least squares", GP, MIXED, OWN}
-    return sheet.name.startswith("icl-") or name in shown
+    few = {"mixture", "wide", *e.controls, GP, MIXED, OWN}
+    return sheet.name.startswith("icl-") or name in few
 
 
 # ----------------------------------------------------------------------------------------- checks

@@ -4,7 +4,8 @@ must refuse.
 A run
 - trains a model that has neither predictions nor a finished checkpoint;
 - measures a predictor that has no predictions, or outdated ones: they answer other prompts, or are
-  older than baselines.py, tasks.py or, of a model, its checkpoint. Where that is gone, they stay;
+  older than the modules that make them or, of a model, its checkpoint. Where that is gone, they
+  stay;
 - uses all other predictions, even if the checkpoint is gone;
 - refuses what was made with other settings, by name, and changes nothing of it.
 """
@@ -19,6 +20,7 @@ import numpy as np
 import baselines
 import icl
 import tasks
+from results import experiments
 from results.experiments import Experiment, untrained
 
 
@@ -189,7 +191,7 @@ def needs_measuring(entry):
         return False
     if not entry.predictions_path.is_file():
         return True
-    sources = [Path(baselines.__file__), Path(tasks.__file__)]
+    sources = [Path(module.__file__) for module in (baselines, experiments, icl, tasks)]
     if entry.is_model:
         sources.append(entry.path)
     newest = max(path.stat().st_mtime for path in sources)

@@ -81,11 +81,13 @@ def read(folder):
                               "seeds, dims or prompts")
         try:
             e = make_experiment(name, Size(**first["size"]), first["settings"]["seed"])
+            if e.asked != first["asked"]:
+                raise ValueError("they answer other prompts than today's program asks")
             measured = {facts["settings"]["model"]: (facts, arrays) for facts, arrays in contents}
             found.append(arrange(e, measured))
         except Exception as error:  # a file can hold anything
             raise icl.Refused(f"{Path(folder, name)} holds predictions that cannot be shown: "
-                              f"{error!r}") from error
+                              f"{str(error) or repr(error)}") from error
     if not found:
         raise icl.Refused(f"{folder} holds no predictions of a run")
     return found
@@ -190,7 +192,7 @@ def icl_figure(found, shown):
     if shown in e.classes:
         others = "least squares", "Lasso"
         caption = ("A specialist was trained on one class alone. Is the mixture model as good as "
-                   f"the {shown} one, and does it leave the other behind?")
+                   f"the {shown} one, and better than the other?")
     else:
         others = OWN, GP
         caption = ("None of these models was trained on such functions. Their optimum shows what "
@@ -345,7 +347,8 @@ body{{font:17px/1.5 system-ui,sans-serif;max-width:1240px;margin:2rem auto;paddi
 p,ul,details{{max-width:46rem}} summary{{cursor:pointer}} .wide{{overflow-x:auto}}
 .figures{{display:grid;gap:2rem;
 grid-template-columns:repeat(auto-fill,minmax(min(100%,24rem),1fr))}}
-figure{{margin:0;break-inside:avoid}} svg{{width:100%;border:1px solid #8884;border-radius:6px}}
+figure{{margin:0;break-inside:avoid}}
+figure>svg{{width:100%;border:1px solid #8884;border-radius:6px}}
 table{{border-collapse:collapse;font-size:15px}} td,th{{padding:.15rem .6rem;text-align:right}}
 td:first-child,th:first-child{{text-align:left}} tr+tr{{border-top:1px solid #8884}}
 </style>
