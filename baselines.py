@@ -173,6 +173,7 @@ def class_probabilities(mixture, label_noise=0.0):
     """The exact posterior over a mixture's classes: (xs, ys) -> (B, N, number of components).
 
     Entry k is the probability of each component given the examples 1..k-1; label_noise as in bayes.
+    Exercises of course/lab.md use it.
     """
     posterior = _posterior(mixture, label_noise)
     sizes = [len(c.hypotheses()) for c in mixture.components]

@@ -92,7 +92,7 @@ def layernorm(x, gain, bias, eps=1e-5):
     return gain * n + bias, backward
 
 
-@np.errstate(over="ignore")  # where exp is inf, p is 0
+@np.errstate(over="ignore")  # at x far below 0, exp is inf and p is 0, which is right
 def gelu(x):
     """y = x p, p = 1 / (1 + exp(-v)), v = x (a + b x^2), a = sqrt(8/pi), b = 0.044715 a.
 
@@ -392,8 +392,9 @@ class Adam:
 class Muon(Adam):
     """Muon for the blocks' matrices, Adam for the rest.
 
-    m = b m + g,  p -= matrix_lr U S' V^T,  where b is the momentum, g + b m = U S V^T, and S' is
-    near one: a step is about as large in every direction. Jordan also scales by the matrix's shape.
+    m = b m + g,  p -= matrix_lr U S' V^T,  where b is the momentum, g + b m = U S V^T with the new
+    m, and S' is near one: a step is about as large in every direction. Jordan also scales it by the
+    matrix's shape.
     Source: Jordan 2024, https://kellerjordan.github.io/posts/muon/
     """
     def __init__(self, params, lr, matrix_lr, momentum=0.9, **adam):
@@ -467,7 +468,7 @@ def save_checkpoint(path, params, config, optimizer=None, **extra):
     for name, a in arrays.items():
         check_array(name, a, types=[np.float32])
     header = json.dumps({"format": 1, "config": asdict(config), "extra": extra}, allow_nan=False,
-                        default=lambda a: a.tolist())  # of NumPy's
+                        default=lambda a: a.tolist())  # for NumPy's numbers and arrays
     packed = io.BytesIO()
     np.savez(packed, header=np.array(header), **arrays)
     write_whole(path, packed.getvalue())

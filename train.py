@@ -205,7 +205,7 @@ def noise_of(model, predict, part=None):
     of its pretraining."""
     e = model.experiment
     purpose = ("noise", model.name, part) if part else ("noise", model.name)
-    n_prompts = min(1000, e.size.prompts) // (2 if part else 1)
+    n_prompts = min(1000, e.size.prompts) // (2 if part else 1)  # about as many of each class
     s, (low, high), _ = baselines.effective_noise(
         predict, e.pretraining[model.name], e.stream(*purpose), e.n_points, n_prompts,
         prompts_of=e.classes[part] if part else None)

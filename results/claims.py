@@ -52,7 +52,7 @@ def residual(a, b):
     """
     difference = (a - b)[:, 1:]  # (B, N - 1)
     curve = difference.mean(0)  # (N - 1,)
-    rms = math.sqrt(np.mean(curve**2)) + 1e-12
+    rms = math.sqrt(np.mean(curve**2)) + 1e-12  # never 0, to divide by
     # Delta method: a number for each prompt, with the mean mean(curve^2) / rms = rms, and with the
     # standard error that rms has.
     return estimate((difference * curve).mean(1) / rms)

@@ -59,7 +59,7 @@ ROUND = [digit * 10.0**power for power in range(-6, 7) for digit in (1, 2, 5)]
 def ticks(low, high, log):
     """A few round numbers between low and high."""
     if log:  # powers of ten, and 2 and 5 times these where the axis spans less than two of them
-        candidates = ROUND[::3] if high > 90 * low else ROUND
+        candidates = ROUND[::3] if high > 90 * low else ROUND  # every third is a power of ten
         return [v for v in candidates if 0.99 * low <= v <= 1.01 * high]
     step = next((v for v in ROUND if v >= (high - low) / 6), (high - low) / 2)
     return step * np.arange(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
@@ -114,8 +114,9 @@ def draw(f):
     for v in ticks(low, high, "y" in f.log):
         inside.append(f'<path class="grid" d="M{LEFT},{to_y(v):.1f}h{WIDTH}"/>')
         around.append(text(LEFT - 8, to_y(v) + 5, number(v), "end"))
+    counts = f.x.dtype == int  # of examples, say: no ticks at halves
     around += [text(to_x(v), BOTTOM + 20, number(v)) for v in ticks(first, last, "x" in f.log)
-               if v == int(v) or f.x.dtype != int]  # no half examples
+               if v == int(v) or not counts]
     if f.backdrop:
         label, v = f.backdrop
         outline = points(x, BOTTOM - 0.6 * HEIGHT * v / v.max())
@@ -125,6 +126,7 @@ def draw(f):
     for i, (predictor, (y, error)) in enumerate(drawn.items()):
         colour, dashes, width = STYLES.get(predictor, (PALETTE[i % len(PALETTE)], "", 2))
         pen = f'fill="none" stroke="{colour}" stroke-width="{width}" stroke-dasharray="{dashes}"'
+        # Along the upper edge, and back along the lower one.
         band = points([*x, *x[::-1]], [*to_y(y + 1.96 * error), *to_y(y - 1.96 * error)[::-1]])
         inside.append(f'<polygon points="{band}" fill="{colour}" opacity=".18"/>'
                       f'<polyline points="{points(x, to_y(y))}" {pen}/>')

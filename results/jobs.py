@@ -68,18 +68,23 @@ def side_by_side(jobs, processes, status, grace_seconds=0):
     finally:
         if interrupted.is_set() and grace_seconds:
             show_status("stopping: each model finishes its step and is saved")
-        for receiver in working:
-            receiver.close()  # which asks the job to stop
-        end = time.monotonic() + grace_seconds
-        for _, process in working.values():
-            process.join(max(0, end - time.monotonic()))
-            process.kill()  # if it is still there
-            process.join()
+        stop(working, grace_seconds)
         if in_main:
             signal.signal(signal.SIGINT, old_handler)
     if interrupted.is_set():
         raise KeyboardInterrupt
     show_status("")
+
+
+def stop(working, grace_seconds):
+    """Ask jobs to stop by closing their pipes, and kill those that have not ended in time."""
+    for receiver in working:
+        receiver.close()
+    end = time.monotonic() + grace_seconds
+    for _, process in working.values():
+        process.join(max(0, end - time.monotonic()))
+        process.kill()  # if it is still there
+        process.join()
 
 
 def check_end(process):
@@ -145,7 +150,8 @@ def exit_status(program, run, stopped="stopped"):
         return 130
     except (icl.Refused, OSError, MemoryError) as error:
         if isinstance(error, BrokenPipeError):
-            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # nobody reads on
+            # Nobody reads on: so that Python's exit does not write into the closed pipe.
+            sys.stdout = open(os.devnull, "w", encoding="utf-8")
         print(f"{program}: error: {str(error) or repr(error)}", file=sys.stderr)
         return 2
     return 0
