@@ -219,8 +219,7 @@ def on_numbers_of_non_zeros(found, noise):
     if not nnz.has(least, most):
         return {}
     numbers = list(found.e.sweeps["nnz"])
-    # From above the sparse class's number to 7, but at the paper's size, with 20 dims, only to 5:
-    # more non-zeros have no optimum there.
+    # From above the sparse class's number to 7, where there is an optimum: of 20 dims, only to 5.
     between = [k for k in numbers if least < k < min(most, 8) and OWN in found.on[f"nnz-{k}"]]
 
     def share(p, *places):
@@ -231,8 +230,8 @@ def on_numbers_of_non_zeros(found, noise):
     if between:
         claims["at numbers of non-zeros between it leaves the optimum"] = [
             Row(f"at {', '.join(map(str, between))}, excess over the {OWN}",
-                estimate(nnz.excess(MODEL, *between)), at_least=0.02)
-        ] + nnz.neighbours(DENSE, *between[:2])
+                estimate(nnz.excess(MODEL, *between)), at_least=0.02),
+            *nnz.neighbours(DENSE, *between[:2])]
         claims["at numbers of non-zeros between an ideal learner of the mixture fails, too"] = [
             nnz.optimum_fails(*between, at_least=0.5)]
         # Nearer to each specialist than these are to each other.
@@ -243,17 +242,16 @@ def on_numbers_of_non_zeros(found, noise):
         Row(f"at {k} non-zeros, squared distance to the {p}, as a share of the specialists'",
             share(p, k), at_most=0.1) for k, p in ((least, SPARSE), (most, DENSE))]
 
-    own_excess = {k: nnz.excess(WIDE, k, over=WIDE_OPTIMUM) for k in numbers}
-    claims["trained on every number of non-zeros, it is near-optimal at each"] = [
-        Row("effective label noise of the wide model", noise("wide"), at_most=0.1),
-        Row("largest excess over its own optimum",
-            farthest(np.stack(list(own_excess.values()), axis=1)), at_most=0.05)
-    ] + [
-        Row(f"at {k} non-zeros, excess over its own optimum", estimate(own_excess[k]))
-        for k in numbers
-    ] + [
-        Row(f"at {k} non-zeros, its error as a share of the mixture model's",
-            ratio(nnz.error(WIDE, k), nnz.error(MODEL, k))) for k in numbers]
+    own_excess = [nnz.excess(WIDE, k, over=WIDE_OPTIMUM) for k in numbers]
+    rows = [Row("effective label noise of the wide model", noise("wide"), at_most=0.1),
+            Row("largest excess over its own optimum", farthest(np.stack(own_excess, axis=1)),
+                at_most=0.05)]
+    for k, values in zip(numbers, own_excess):
+        rows.append(Row(f"at {k} non-zeros, excess over its own optimum", estimate(values)))
+    for k in numbers:
+        rows.append(Row(f"at {k} non-zeros, its error as a share of the mixture model's",
+                        ratio(nnz.error(WIDE, k), nnz.error(MODEL, k))))
+    claims["trained on every number of non-zeros, it is near-optimal at each"] = rows
     return claims
 
 
@@ -272,25 +270,31 @@ def on_combinations(found, noise):
         Row("error there, times that on sinusoids",
             ratio(sweep.error(MODEL, 0.5), sweep.error(MODEL, 0))),
         Row("excess of a Gaussian process", estimate(sweep.excess(GP, 0.5))),
-        Row("the sinusoid specialist's error", estimate(sweep.error(WAVES, 0.5)))
-    ] + sweep.neighbours(WAVES, 0.5)
+        Row("the sinusoid specialist's error", estimate(sweep.error(WAVES, 0.5))),
+        *sweep.neighbours(WAVES, 0.5)]
     claims["at half of each an ideal learner of the mixture fails, too"] = [
         sweep.optimum_fails(0.5, at_least=0.5)]
-    claims["with half of each in pretraining, the failure between the classes is halved"] = [
-        Row("effective label noise of the wide model", noise("wide"))
-    ] + [
-        Row(f"at weight {w}, excess over the optimum, as a share of the mixture model's",
-            ratio(sweep.excess(WIDE, w), sweep.excess(MODEL, w)), at_most=0.5) for w in between
-    ] + [
-        Row(f"at weight {w}, excess over its own optimum",
-            estimate(sweep.excess(WIDE, w, over=WIDE_OPTIMUM))) for w in between]
-    claims["between the classes it contradicts the examples that it was shown"] = [
-        Row(f"at weight {w}, error at an x shown before, minus that on sinusoids",
-            estimate(again.error(MODEL, w) - again.error(MODEL, 0)),
-            at_least=0.02 if w == 0.5 else None) for w in between
-    ] + [
-        Row(f"at weight {w}, the same error of the {p}", estimate(again.error(p, w)))
-        for w in (0, 0.5, 1) for p in (MODEL, MIXED, GP)]
+
+    rows = [Row("effective label noise of the wide model", noise("wide"))]
+    for w in between:
+        what = f"at weight {w}, excess over the optimum, as a share of the mixture model's"
+        share = ratio(sweep.excess(WIDE, w), sweep.excess(MODEL, w))
+        rows.append(Row(what, share, at_most=0.5))
+    for w in between:
+        rows.append(Row(f"at weight {w}, excess over its own optimum",
+                        estimate(sweep.excess(WIDE, w, over=WIDE_OPTIMUM))))
+    claims["with half of each in pretraining, the failure between the classes is halved"] = rows
+
+    rows = []
+    for w in between:
+        rows.append(Row(f"at weight {w}, error at an x shown before, minus that on sinusoids",
+                        estimate(again.error(MODEL, w) - again.error(MODEL, 0)),
+                        at_least=0.02 if w == 0.5 else None))
+    for w in (0, 0.5, 1):
+        for p in (MODEL, MIXED, GP):
+            rows.append(Row(f"at weight {w}, the same error of the {p}",
+                            estimate(again.error(p, w))))
+    claims["between the classes it contradicts the examples that it was shown"] = rows
     return claims
 
 
@@ -301,10 +305,11 @@ def on_frequencies(found):
         return {}
     return {
         "it fails at high frequencies, rare in pretraining": [
-            Row(f"error at {x}, times that at 1.5",
-                ratio(sweep.error(MODEL, x), sweep.error(MODEL, 1.5)), at_least=bound)
-            for x, bound in ((10, 10), (0.1, None))
-        ] + sweep.neighbours(WAVES, 3, 5, 10),
+            Row("error at 10, times that at 1.5",
+                ratio(sweep.error(MODEL, 10), sweep.error(MODEL, 1.5)), at_least=10),
+            Row("error at 0.1, times that at 1.5",
+                ratio(sweep.error(MODEL, 0.1), sweep.error(MODEL, 1.5))),
+            *sweep.neighbours(WAVES, 3, 5, 10)],
         "at frequency 10 an ideal learner of the mixture does not fail": [
             sweep.optimum_fails(10, at_most=0.1)]}
 

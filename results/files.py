@@ -82,7 +82,7 @@ def refuse_others(path, facts, settings):
                               "choose another --out, or the same settings")
 
 
-def check(rules):
+def require(rules):
     """ValueError, by name, if one of the rules is broken: what -> whether it is valid."""
     for what, valid in rules.items():
         if not valid:
@@ -99,7 +99,7 @@ def load_model(model, optimizer=None, rng=None):
     refuse_others(model.path, extra, model.settings)
     try:
         step, losses = extra["step"], extra.get("losses", [])
-        check({
+        require({
             "config": config == model.experiment.config,
             "step": 0 <= step <= model.steps,
             "seconds": 0 <= extra["seconds"] < 1e9,
@@ -108,7 +108,7 @@ def load_model(model, optimizer=None, rng=None):
         if optimizer:
             rng.bit_generator.state = extra["rng"]
             squares = [a for name, a in optimizer.state.items() if name.startswith("v.")]
-            check({
+            require({
                 "rng": rng.bit_generator.state == extra["rng"],  # it took all of it
                 "optimiser's t": optimizer.state["t"] == step,
                 "optimiser's v": all((v >= 0).all() for v in squares)})
@@ -168,7 +168,7 @@ def read_predictions(path):
         if path.name != f"{model.replace(' ', '-')}.predictions.npz":
             raise ValueError(f"it has the predictions of {model}, and its name says otherwise")
         noise, curve = list(facts.get("noise", {}).values()), facts.get("curve", [])
-        check({
+        require({
             "noise": not noise or are_numbers(noise, (len(noise), 3)),
             "curve": not curve or are_numbers(curve, (len(curve), 2)) and np.isfinite(curve).all(),
             "seconds": are_numbers(seconds, ()) and 0 <= seconds < 1e9,
