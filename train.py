@@ -239,20 +239,21 @@ def measure(entry, predict=None):
 
 def measure_job(entry, send=lambda label: None):
     """Measure a predictor, write its predictions, and send its label."""
-    e, predict = entry.experiment, None
-    facts = {"size": asdict(e.size), "asked": e.asked, "settings": entry.settings,
-             "made_by": f"Python {platform.python_version()}, NumPy {np.__version__}, "
-                        f"{platform.system()} {platform.machine()}"}
+    e, predict, training = entry.experiment, None, {}
     if entry.is_model:
         params, extra = files.load_model(entry)
         if extra["step"] != entry.steps:  # another run put it there meanwhile
             raise icl.Refused(f"{entry.path} is not trained to its end")
         predict = partial(icl.predict, params, e.config)
-        facts["seconds"] = extra["seconds"]
-        facts["curve"] = files.read_curve(entry.path.with_suffix(".csv"))
-    facts["noise"], answers = measure(entry, predict)
+        training = {"seconds": extra["seconds"],
+                    "curve": files.read_curve(entry.path.with_suffix(".csv"))}
+    noise, answers = measure(entry, predict)
     if predict and not all(np.isfinite(a).all() for a in answers.values()):
         raise divergence(entry, entry.steps, "its predictions are not finite")
+    made_by = (f"Python {platform.python_version()}, NumPy {np.__version__}, "
+               f"{platform.system()} {platform.machine()}")
+    facts = {"size": asdict(e.size), "asked": e.asked, "noise": noise,
+             "settings": entry.settings, "made_by": made_by} | training
     files.write_predictions(entry.predictions_path, facts, answers)
     send(entry.label)
 
