@@ -712,6 +712,9 @@ def test_what_is_out_of_date_is_measured_again(tmp_path):
         equal(files.needs_measuring(entry), False, f"whether {entry.name} is to be measured again")
     os.utime(model.path, (time.time() + 9,) * 2)
     equal(files.needs_measuring(model), True, "the same, when its checkpoint is younger")
+    for path in (model.path, model.predictions_path):
+        os.utime(path, (0, 0))
+    equal(files.needs_measuring(model), True, "the same, when icl.py is younger")
     elsewhere = replace(lasso, experiment=replace(lasso.experiment, after=[1]))
     equal(files.needs_measuring(elsewhere), True, "the same, when it is asked after 1 example")
     changed = lambda size, seed: replace(experiments.sparse_experiment(size, seed), after=[1])

@@ -191,11 +191,12 @@ def needs_measuring(entry):
         return False
     if not entry.predictions_path.is_file():
         return True
-    sources = [Path(module.__file__) for module in (baselines, experiments, icl, tasks)]
-    if entry.is_model:
-        sources.append(entry.path)
-    newest = max(path.stat().st_mtime for path in sources)
-    return (newest > entry.predictions_path.stat().st_mtime
+    made = entry.predictions_path.stat().st_mtime
+    if entry.is_model and entry.path.stat().st_mtime > made:
+        return True
+    edited = max(Path(module.__file__).stat().st_mtime
+                 for module in (baselines, experiments, icl, tasks))
+    return (edited > made + 60  # a fresh clone writes all its files within a minute
             or read_predictions(entry.predictions_path)[0]["asked"] != entry.experiment.asked)
 
 
