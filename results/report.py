@@ -279,8 +279,9 @@ def weights_figures(found):
     (x, predicted), (shown, repeated) = sweep(found, "weights"), sweep(found, "again")
     same = {"xlabel": "weight w of w line + (1 - w) sinusoid", "log": "y",
             "ylabel": "squared error / Var f"}
-    error_at = {p: v.mean(2) / (x**2 + (1 - x) ** 2)
-                for p, v in errors(predicted, *predicted).items()}
+    variance, variance_shown = ([variance_of(c) for c in e.sweeps[name].values()]
+                                for name in ("weights", "again"))
+    error_at = {p: v.mean(2) / variance for p, v in errors(predicted, *predicted).items()}
     figures = [Figure(
         "weights", f"Between the two classes, {after_words(e)}",
         "Pretraining had only lines, at 1, and sinusoids, at 0. Does a model fail in between, "
@@ -290,7 +291,7 @@ def weights_figures(found):
         "again", f"Asked an x shown before, after {e.after[-1]} examples",
         "The last x is one that the prompt has shown, together with its f(x). An error here "
         "contradicts the prompt's own examples.", **same, x=shown, low=1e-5,
-        lines={p: v.mean(2) / (shown**2 + (1 - shown) ** 2)
+        lines={p: v.mean(2) / variance_shown
                for p, v in errors(repeated, GP, OWN, MIXED, "mixture model").items()}))
     if "wide model" in error_at:
         figures.append(Figure(
