@@ -7,7 +7,8 @@ An operation returns its output and a function: y, backward = layernorm(x, gain,
 gradient of the loss with respect to y, backward(dy) returns the gradients of the arguments, in
 their order: here dx, dgain, dbias. GELU and attention take one array, so it returns one.
 
-Shapes: B prompts, N points, T = 2N - 1 tokens, M = BT rows, C channels, H heads, D = C / H, d dims.
+Shapes: B prompts, N points, T = 2N - 1 tokens, C channels, H heads, D = C / H, d dims; M rows, a
+row a token.
 """
 import io
 import json
@@ -130,7 +131,7 @@ def attention(qkv, n_head):
     s += np.triu(np.full((T, T), -np.inf, qkv.dtype), 1)  # forbids keys after the query
     s -= s.max(axis=3, keepdims=True)
     p = np.exp(s, out=s)  # in the memory of s, which is large
-    p /= (p.reshape(-1, T) @ np.ones(T, p.dtype)).reshape(B, n_head, T, 1)  # sums over keys
+    p /= (p.reshape(-1, T) @ np.ones(T, p.dtype)).reshape(B, n_head, T, 1)  # p.sum(3), by the BLAS
     y = p @ v  # (B, H, T, D)
 
     def backward(dy):
@@ -154,7 +155,8 @@ def init_params(config, rng):
 
     Weights are normal with standard deviation 1/sqrt(fan-in), divided by sqrt(2 n_layer) in c_proj,
     where a block's branches end; positions have 0.5. Gains start at one, biases at zero. Weights of
-    keys start at correlation -0.5 with those of queries: a token looks little at itself at first.
+    keys start at correlation -0.5 with those of queries: so a token's score with itself is negative
+    at first, and it looks at others.
     """
     params = {}
     for name, shape in config.shapes().items():
@@ -199,8 +201,8 @@ def layer(op, x, params, name):
 def block(x, params, name, config, stride=1):
     """One pre-norm transformer block: h = x + attention(layernorm(x)), y = h + mlp(layernorm(h)).
 
-    x (B, T, C) -> y (B, T, C). Predictions are read at the x tokens alone: so in the last block a
-    stride of 2 lets only these go on after attention, y (B, N, C). That saves a third of its work.
+    x (B, T, C) -> y (B, T, C). Nothing is read out at the y tokens. So in the last block a
+    stride of 2 lets only the x tokens go on after attention, y (B, N, C): a third less work.
     """
     n1, ln_1_backward = layer(layernorm, x, params, f"{name}.ln_1")  # (B, T, C)
     qkv, c_attn_backward = layer(linear, n1, params, f"{name}.attn.c_attn")  # (B, T, 3C)
@@ -288,8 +290,8 @@ def check_prompts(xs, ys, n_dims=None, n_points=math.inf):
 
 
 def keep_freed_memory():
-    """Free a block of 31 MiB: from then on, glibc keeps freed blocks up to that size for reuse. A
-    step is 10% faster."""
+    """Make an array of 31 MiB, freed at once: from then on, glibc keeps freed blocks up to that
+    size for reuse. A step is 10% faster."""
     np.empty(31 << 20, np.uint8)
 
 
@@ -418,8 +420,8 @@ def orthogonalise(x):
     for those far below the largest).
 
     Five Newton-Schulz steps X' = P X with P = a I + b A + c A A, A = X X^T; a, b, c are Jordan's.
-    P is symmetric, so A' = X' X'^T = P A P. A and P are squares of X's smaller side: so we multiply
-    the five P's, and X once, with their product.
+    P is symmetric, so A' = X' X'^T = P A P. A and P are square, as wide as X's shorter side: so we
+    multiply the five P's, and X only once, with their product.
     """
     if x.shape[0] > x.shape[1]:
         return orthogonalise(x.T).T
@@ -485,15 +487,15 @@ def load_checkpoint(path, optimizer=None):
     data = Path(path).read_bytes()
     state = optimizer.state if optimizer else {}
     try:
-        if data[:4] != b"PK\x03\x04":  # else NumPy's message would tell how to unpickle it
+        if data[:4] != b"PK\x03\x04":  # else NumPy's message would advise to allow pickle
             raise ValueError("it is no .npz file")
         npz = np.load(io.BytesIO(data), allow_pickle=False)
         if sum(member.file_size for member in npz.zip.infolist()) > len(data):
             raise ValueError("it unpacks to more than it weighs")  # as a zip bomb does
         header = json.loads(str(npz["header"]))
         config, extra = Config(**header["config"]), header["extra"]
-        possible = config.n_layer <= len(npz.files)  # a billion layers would fill the memory
-        if header["format"] != 1 or type(extra) is not dict or not possible:
+        too_deep = config.n_layer > len(npz.files)  # a billion layers would fill the memory
+        if header["format"] != 1 or type(extra) is not dict or too_deep:
             raise ValueError("its header is not this program's")
         shapes = {f"params/{name}": shape for name, shape in config.shapes().items()}
         shapes |= {f"optimizer/{name}": a.shape for name, a in state.items()}
