@@ -13,7 +13,6 @@ import os
 import shutil
 import signal
 import sys
-import threading
 import time
 import traceback
 from pathlib import Path
@@ -30,20 +29,16 @@ def side_by_side(jobs, processes, status, grace_seconds=0):
 
     status(working, sent) -> the text to show. working: indices of jobs under way; sent: index ->
     what a job sent last. A job's icl.Refused or OSError ends all, and is raised here. Then, as on
-    Ctrl-C, jobs have grace_seconds until they are killed.
+    Ctrl-C, jobs have grace_seconds until they are killed. A second Ctrl-C kills them at once.
     """
     spawn = multiprocessing.get_context("spawn")
     waiting = list(enumerate(jobs))
     working = {}  # receiving end of its pipe -> index, process
     sent = {}
-    interrupted = threading.Event()  # by Ctrl-C
     pause = 0.2 if sys.stdout and sys.stdout.isatty() else 10  # seconds between two lines of status
     shown = time.monotonic()
-    in_main = threading.current_thread() is threading.main_thread()
-    if in_main:  # Ctrl-C reaches no other thread
-        old_handler = signal.signal(signal.SIGINT, lambda *_: interrupted.set())
     try:
-        while (waiting or working) and not interrupted.is_set():
+        while waiting or working:
             while waiting and len(working) < processes:
                 i, job = waiting.pop(0)
                 receiver, sender = spawn.Pipe(duplex=False)
@@ -65,14 +60,12 @@ def side_by_side(jobs, processes, status, grace_seconds=0):
                 if isinstance(message, Exception):  # why the job could not be done
                     raise message
                 sent[i] = message
-    finally:
-        if interrupted.is_set() and grace_seconds:
+    except KeyboardInterrupt:
+        if grace_seconds:
             show_status("stopping: each model finishes its step and is saved")
+        raise
+    finally:
         stop(working, grace_seconds)
-        if in_main:
-            signal.signal(signal.SIGINT, old_handler)
-    if interrupted.is_set():
-        raise KeyboardInterrupt
     show_status("")
 
 
@@ -81,10 +74,13 @@ def stop(working, grace_seconds):
     for receiver in working:
         receiver.close()
     end = time.monotonic() + grace_seconds
-    for _, process in working.values():
-        process.join(max(0, end - time.monotonic()))
-        process.kill()  # if it is still there
-        process.join()
+    try:
+        for _, process in working.values():
+            process.join(max(0, end - time.monotonic()))
+    finally:  # after a second Ctrl-C, too
+        for _, process in working.values():
+            process.kill()  # if it is still there
+            process.join()
 
 
 def check_end(process):
