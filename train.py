@@ -53,8 +53,9 @@ from tasks import narrow, sample_prompts
 
 
 # -------------------------------------------------------------------------------------- training
-# An entry (files.Entry) is one predictor of one experiment. A model is an entry that is trained: it
-# has a number of steps, and a path for its checkpoint.
+# An Experiment (results/experiments.py) states what is trained on which functions. Its Size has the
+# numbers: layers, steps, learning rates. An Entry (results/files.py) is one predictor of it, and a
+# *model* is an entry that is trained: it has a number of steps, and a path for its checkpoint.
 
 SAVE_SECONDS = 30   # between checkpoints
 GRACE_SECONDS = 30  # how long a stopped run may take to finish a step and save
@@ -98,13 +99,12 @@ class TrainingState:
 
 
 def resume(model):
-    """The state of its checkpoint; without one, that before the first step."""
+    """The state in the checkpoint of an unfinished model; without one, that before any step."""
     e, size = model.experiment, model.experiment.size
-    # 0 names the stream of initial parameters; another name would change all results on record.
-    params = icl.init_params(e.config, e.stream(model.name, 0))
+    params = icl.init_params(e.config, e.stream(model.name, 0))  # 0: the stream's name on record
     optimizer = icl.Muon(params, size.lr, size.matrix_lr, clip=1.0)
     state = TrainingState(params, optimizer, e.stream(model.name, "training prompts"), [])
-    if model.reached() < model.steps and model.path.exists():  # unfinished: it can be gone on from
+    if 0 < model.reached() < model.steps:
         # This fills the optimiser and the rng, too.
         state.params, extra = files.load_model(model, optimizer, state.rng)
         state.losses, state.seconds = extra["losses"], extra["seconds"]
@@ -118,9 +118,9 @@ def train(model, save_seconds=math.inf, send=lambda progress: None):
     Every step has fresh prompts, and its loss is taken before the parameters change. So it is a
     loss on unseen data: no test set is needed.
     """
+    e, size = model.experiment, model.experiment.size
     if model.reached() == model.steps:  # another run has finished it meanwhile
         return
-    e, size = model.experiment, model.experiment.size
     state = resume(model)
     optimum = optimum_losses(model)  # the least loss possible: what is above it can be learned
     model.path.parent.mkdir(parents=True, exist_ok=True)
@@ -139,36 +139,13 @@ def train(model, save_seconds=math.inf, send=lambda progress: None):
             excess = np.mean(state.losses[recent]) - np.mean(optimum[recent])
             send(Progress(state.step, excess, state.seconds))
             if time.monotonic() > saved + save_seconds:
-                save(model, state, optimum)
+                files.save_model(model, state, optimum)
                 saved = time.monotonic()
     except FloatingPointError as error:
-        raise divergence(model, state.step + 1, error) from error
+        raise model.divergence(state.step + 1, error) from error
     except BrokenPipeError:  # the run was stopped, and this step is whole
         pass
-    save(model, state, optimum)
-
-
-def divergence(model, step, error):
-    """The error to raise. It says what a user can do."""
-    return icl.Refused(f"{model.label} diverged at step {step} with seed {model.experiment.seed}: "
-                       f"{error}; lower the Size's learning rates, or train others with --only")
-
-
-def save(model, state, optimum):
-    """Write the curve and the checkpoint; icl.Refused if another run is further along."""
-    if (there := model.reached()) > state.step:
-        raise icl.Refused(f"{model.path} is at step {there:,}, this run only at {state.step:,}: "
-                          "another run trains the same model")
-    files.write_curve(model.path.with_suffix(".csv"), state.losses, optimum)
-    extra = {"step": state.step, "seconds": state.seconds, "settings": model.settings}
-    optimizer = None
-    if state.step < model.steps:  # what further training needs
-        extra |= {"losses": state.losses, "rng": state.rng.bit_generator.state}
-        optimizer = state.optimizer
-    try:
-        icl.save_checkpoint(model.path, state.params, model.experiment.config, optimizer, **extra)
-    except ValueError as error:  # an array is not finite
-        raise divergence(model, state.step, error) from error
+    files.save_model(model, state, optimum)
 
 
 def optimum_losses(model):
@@ -201,11 +178,13 @@ def train_all(models, processes):
 
 def noise_of(model, predict, part=None):
     """Effective label noise (value, low, high) of a model's predictor, on prompts of its
-    pretraining, or of the class called `part` alone. The ideal learner is always the one for all
-    of its pretraining."""
+    pretraining, or of the class called `part` alone. A part, too, is compared with the ideal
+    learner for all of pretraining."""
     e = model.experiment
     purpose = ("noise", model.name, part) if part else ("noise", model.name)
-    n_prompts = min(1000, e.size.prompts) // (2 if part else 1)  # about as many of each class
+    n_prompts = min(1000, e.size.prompts)
+    if part:  # as many of this class as there are among all of pretraining's
+        n_prompts //= 2
     s, (low, high), _ = baselines.effective_noise(
         predict, e.pretraining[model.name], e.stream(*purpose), e.n_points, n_prompts,
         prompts_of=e.classes[part] if part else None)
@@ -223,8 +202,8 @@ def measure(entry, predict=None):
     noise, answers = {}, {}
     if predict:
         noise["pretraining"] = noise_of(entry, predict)
-    if name == "mixture":
-        noise |= {part: noise_of(entry, predict, part) for part in e.classes}
+        if name == "mixture":
+            noise |= {part: noise_of(entry, predict, part) for part in e.classes}
 
     def answer(sheet):  # (B, N)
         return predict(sheet.xs, sheet.ys) if predict else untrained(e)[name](sheet)
@@ -249,7 +228,7 @@ def measure_job(entry, send=lambda label: None):
                     "curve": files.read_curve(entry.path.with_suffix(".csv"))}
     noise, answers = measure(entry, predict)
     if predict and not all(np.isfinite(a).all() for a in answers.values()):
-        raise divergence(entry, entry.steps, "its predictions are not finite")
+        raise entry.divergence(entry.steps, "its predictions are not finite")
     made_by = (f"Python {platform.python_version()}, NumPy {np.__version__}, "
                f"{platform.system()} {platform.machine()}")
     facts = {"size": asdict(e.size), "asked": e.asked, "noise": noise,
@@ -330,7 +309,7 @@ def experiments_of(a):
 def choose(a, entries):
     """The models to train, by --experiment and --only."""
     models = [entry for entry in entries if entry.is_model]
-    if a.experiment == "coverage":  # no experiment of its own, but these models of both
+    if a.experiment == "coverage":  # not an experiment, but these models of both
         named = [model for model in models if model.name in ("mixture", "wide")]
     else:
         named = [model for model in models if model.name != "wide"
@@ -356,14 +335,12 @@ def stages(a):
     files.refuse_conflicts(entries_shown, a.out)
     print(f"{a.size} size into {a.out}, seed {a.seed}, NumPy {np.__version__}")
 
-    if any(files.needs_training(model) for model in chosen):
+    if to_train := [model for model in chosen if files.needs_training(model)]:
         print("rehearsing every stage on a few prompts", flush=True)
         for e in experiments_shown:
             rehearse(e)  # mistakes show before hours of training
-    # Another run in the same folder may do the same at any time: so look anew before each stage.
-    if to_train := [model for model in chosen if files.needs_training(model)]:
         train_all(to_train, a.processes)
-        files.refuse_conflicts(entries_shown, a.out)
+        files.refuse_conflicts(entries_shown, a.out)  # another run may have written here meanwhile
 
     to_measure = [entry for entry in entries_shown if files.needs_measuring(entry)]
     jobs.side_by_side([(measure_job, entry) for entry in to_measure], a.processes,

@@ -4,10 +4,10 @@ must refuse.
 A run
 - trains a model that has neither predictions nor a finished checkpoint;
 - measures a predictor that has no predictions, or outdated ones: they answer other prompts, or are
-  older than the modules that make them or, of a model, its checkpoint. Where that is gone, they
-  stay;
+  older than the modules that make them or, of a model, its checkpoint;
 - uses all other predictions, even if the checkpoint is gone;
-- refuses what was made with other settings, by name, and changes nothing of it.
+- refuses, by name, what was made with other settings, or answers other prompts and cannot be
+  measured again; it changes nothing of that.
 """
 import io
 import json
@@ -58,6 +58,12 @@ class Entry:
     def reached(self):
         """The step that its checkpoint has reached; 0 without one. Reads the whole checkpoint."""
         return load_model(self)[1]["step"] if self.path.exists() else 0
+
+    def divergence(self, step, error):
+        """The error to raise where training fails. It says what a user can do."""
+        return icl.Refused(f"{self.label} diverged at step {step} with seed "
+                           f"{self.experiment.seed}: {error}; lower the Size's learning rates, or "
+                           "train others with --only")
 
 
 def entries_of(e, out):
@@ -113,9 +119,27 @@ def load_model(model, optimizer=None, rng=None):
                 "optimiser's t": optimizer.state["t"] == step,
                 "optimiser's v": all((v >= 0).all() for v in squares)})
     except Exception as error:  # a file can hold anything
-        raise icl.Refused(f"{model.path} holds no state that training can go on from: "
+        raise icl.Refused(f"{model.path} cannot be used or gone on from: "
                           f"{str(error) or repr(error)}") from error
     return params, extra
+
+
+def save_model(model, state, optimum):
+    """Write a model's curve and its checkpoint, from train.TrainingState; icl.Refused if another
+    run is further along."""
+    if (there := model.reached()) > state.step:
+        raise icl.Refused(f"{model.path} is at step {there:,}, this run only at {state.step:,}: "
+                          "another run trains the same model")
+    write_curve(model.path.with_suffix(".csv"), state.losses, optimum)
+    extra = {"step": state.step, "seconds": state.seconds, "settings": model.settings}
+    optimizer = None
+    if state.step < model.steps:  # what further training needs
+        extra |= {"losses": state.losses, "rng": state.rng.bit_generator.state}
+        optimizer = state.optimizer
+    try:
+        icl.save_checkpoint(model.path, state.params, model.experiment.config, optimizer, **extra)
+    except ValueError as error:  # an array is not finite
+        raise model.divergence(state.step, error) from error
 
 
 def write_curve(path, losses, optimum):
@@ -162,7 +186,8 @@ def read_predictions(path):
         with np.load(path, allow_pickle=False) as npz:
             arrays = dict(npz)
         facts = json.loads(str(arrays.pop("header")))
-        if missing := {"asked", "size", "made_by"} - facts.keys():
+        needed = {"asked", "size", "made_by", "experiment", "seed"}
+        if missing := needed - facts.keys() - facts["settings"].keys():
             raise ValueError(f"it lacks {min(missing)}")
         model, seconds = facts["settings"]["model"], facts.get("seconds", 0)
         if path.name != f"{model.replace(' ', '-')}.predictions.npz":
@@ -194,8 +219,9 @@ def needs_measuring(entry):
     made = entry.predictions_path.stat().st_mtime
     if entry.is_model and entry.path.stat().st_mtime > made:
         return True
-    edited = max(Path(module.__file__).stat().st_mtime
-                 for module in (baselines, experiments, icl, tasks))
+    modules = [Path(module.__file__) for module in (baselines, experiments, icl, tasks)]
+    modules.append(Path(icl.__file__).with_name("train.py"))  # which measures
+    edited = max(module.stat().st_mtime for module in modules)
     return (edited > made + 60  # a fresh clone writes all its files within a minute
             or read_predictions(entry.predictions_path)[0]["asked"] != entry.experiment.asked)
 

@@ -379,7 +379,7 @@ def learn(a):
 
 
 def save(model, params, losses, seconds):
-    """The curve of training, as train.save writes it, and the checkpoint, whole and in parts."""
+    """Write the curve, as files.save_model does, and the checkpoint, whole and in parts."""
     files.write_curve(model.path.with_suffix(".csv"), losses, train.optimum_losses(model))
     icl.save_checkpoint(model.path, params, model.experiment.config, step=model.steps,
                         seconds=seconds, settings=model.settings)
