@@ -152,7 +152,7 @@ class Sweep:
 
     def optimum_fails(self, *places, **bound):
         """A row: does the optimum of the mixture fail as the mixture model does?"""
-        return Row("its excess over the optimum, as a share of the model's",
+        return Row(f"excess of the {MIXED}, as a share of the model's",
                    ratio(self.excess(MIXED, *places), self.excess(MODEL, *places)), **bound)
 
 
@@ -176,10 +176,10 @@ def on_a_class(found, shown, noise):
     claims = {
         f"near-optimal on {shown} functions": [
             Row("effective label noise of the mixture model", noise("mixture"), at_most=0.1),
-            Row("the same, on these functions alone", noise("mixture", shown)),
+            Row("effective label noise on these functions alone", noise("mixture", shown)),
             Row(f"its curve beside the {NOISY}'s",
                 residual(error(MODEL), error(NOISY)), at_most=0.03),
-            Row("beside the exact optimum's", residual(error(MODEL), error(MIXED))),
+            Row("its curve beside the exact optimum's", residual(error(MODEL), error(MIXED))),
             Row(f"times the {NOISY}'s error, first half", relative(MODEL, NOISY, 1, half)),
             Row(f"times the {NOISY}'s error, second half", relative(MODEL, NOISY, half)),
             Row(f"excess over the {MIXED}", estimate((error(MODEL) - error(MIXED)).mean(1))),
@@ -187,19 +187,20 @@ def on_a_class(found, shown, noise):
               for p in (NOISY, WARY, MIXED))],
         f"no extra cost on {shown} functions for not knowing the class": [
             Row("times the specialist's error", relative(MODEL, f"{shown} model"), at_most=1.1),
-            Row("times it from 2 examples on", relative(MODEL, f"{shown} model", 2)),
-            Row("the optimum pays", relative(MIXED, OWN)),
+            Row("times the specialist's error, from 2 examples on",
+                relative(MODEL, f"{shown} model", 2)),
+            Row(f"the {MIXED}'s error, times that of the {OWN}", relative(MIXED, OWN)),
             Row("effective label noise of the mixture model", noise("mixture")),
             Row(f"effective label noise of the {shown} model", noise(shown))],
         f"the {other} specialist fails on {shown} functions": [
             Row("times the mixture model's error", relative(f"{other} model", MODEL), at_least=2)]}
     if shown == "dense":
         claims["as good as least squares on dense functions"] = [
-            Row("times their error", relative(MODEL, "least squares"), at_most=1.1)]
+            Row("times least squares' error", relative(MODEL, "least squares"), at_most=1.1)]
     if shown == "sparse":
         claims["better than least squares, as good as the Lasso on sparse ones"] = [
             Row("times the Lasso's error", relative(MODEL, "Lasso"), at_most=1),
-            Row("times least squares'", relative(MODEL, "least squares"), at_most=1)]
+            Row("times least squares' error", relative(MODEL, "least squares"), at_most=1)]
     return claims
 
 
@@ -210,7 +211,7 @@ def on_selection(found):
                            for p in (MODEL, MIXED, NOISY))
     return {"its selection weights are those of Bayes (ours, stricter than the paper's)": [
         Row("weight off the posterior's by", farthest(model - mixed), at_most=0.1),
-        Row(f"off the {NOISY}'s by", farthest(model - noisy))]}
+        Row(f"weight off the {NOISY}'s by", farthest(model - noisy))]}
 
 
 def on_numbers_of_non_zeros(found, noise):
@@ -266,8 +267,8 @@ def on_combinations(found, noise):
             estimate(sweep.error(MODEL, w) - sweep.error(MODEL, end)), at_least=0)
         for w, end, those in ((0.2, 0, "sinusoids"), (0.8, 1, "lines"))]
     claims["it fails on half of each"] = [
-        Row("excess over the optimum there", estimate(sweep.excess(MODEL, 0.5)), at_least=0.02),
-        Row("error there, times that on sinusoids",
+        Row("excess over the optimum", estimate(sweep.excess(MODEL, 0.5)), at_least=0.02),
+        Row("error, times that on sinusoids",
             ratio(sweep.error(MODEL, 0.5), sweep.error(MODEL, 0))),
         Row("excess of a Gaussian process", estimate(sweep.excess(GP, 0.5))),
         Row("the sinusoid specialist's error", estimate(sweep.error(WAVES, 0.5))),
@@ -292,7 +293,7 @@ def on_combinations(found, noise):
                         at_least=0.02 if w == 0.5 else None))
     for w in (0, 0.5, 1):
         for p in (MODEL, MIXED, GP):
-            rows.append(Row(f"at weight {w}, the same error of the {p}",
+            rows.append(Row(f"at weight {w}, error at an x shown before of the {p}",
                             estimate(again.error(p, w))))
     claims["between the classes it contradicts the examples that it was shown"] = rows
     return claims
