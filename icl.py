@@ -22,8 +22,8 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Config:
-    """Shape of a model, by default the paper's. ValueError unless all are positive integers and
-    n_embd a multiple of n_head."""
+    """Shape of a model; layers, heads and channels are the paper's by default. ValueError unless
+    all are positive integers and n_embd a multiple of n_head."""
     n_dims: int    # d, of the inputs x
     n_points: int  # N, of the longest prompt
     n_layer: int = 12
@@ -208,11 +208,11 @@ def block(x, params, name, config, stride=1):
     qkv, c_attn_backward = layer(linear, n1, params, f"{name}.attn.c_attn")  # (B, T, 3C)
     heads, attention_backward = attention(qkv, config.n_head)  # (B, T, C)
     attn, attn_c_proj_backward = layer(linear, heads, params, f"{name}.attn.c_proj")
-    h = (x + attn)[:, ::stride]  # the tokens that go on: (B, T, C), or (B, N, C) if stride is 2
+    h = (x + attn)[:, ::stride]  # the tokens that go on: T' = T, or N if stride is 2; (B, T', C)
     n2, ln_2_backward = layer(layernorm, h, params, f"{name}.ln_2")
-    fc, c_fc_backward = layer(linear, n2, params, f"{name}.mlp.c_fc")  # (B, T, 4C)
+    fc, c_fc_backward = layer(linear, n2, params, f"{name}.mlp.c_fc")  # (B, T', 4C)
     act, gelu_backward = gelu(fc)
-    mlp, mlp_c_proj_backward = layer(linear, act, params, f"{name}.mlp.c_proj")  # (B, T, C)
+    mlp, mlp_c_proj_backward = layer(linear, act, params, f"{name}.mlp.c_proj")  # (B, T', C)
 
     def backward(dy, grads):
         dact = mlp_c_proj_backward(dy, grads)
@@ -331,11 +331,12 @@ def loss_and_grads(params, config, xs, ys, weights=None):
 
 
 def loss_weights(xs, ys):
-    """Weights (B, N) for the loss: one over a forecast of f(x_k)^2, from x_k and the earlier y's.
+    """Weights (B, N) for the loss: 1 / a forecast of f(x_k)^2, from x_k and the earlier y's.
 
     w_k = 1 / (v_k q_k),  v_k = (1 + sum_{i<k} y_i^2) / k,  q_k = (1 + |x_k|^2) / (1 + d).
-    Without them, the few prompts of large values dominate the gradient. As w_k sees nothing of y_k
-    or later, the posterior mean still has the least loss. ValueError as check_prompts.
+    v_k is the mean of f^2 so far; q_k says how large x_k is, beside the usual |x|^2 = d. Without
+    weights, the few prompts of large values dominate the gradient. As w_k sees nothing of y_k or
+    later, the posterior mean still has the least loss. ValueError as check_prompts.
     """
     check_prompts(xs, ys)
     before = np.zeros_like(ys)  # sum_{i<k} y_i^2
@@ -394,9 +395,9 @@ class Adam:
 class Muon(Adam):
     """Muon for the blocks' matrices, Adam for the rest.
 
-    m = b m + g,  p -= matrix_lr U S' V^T,  where b is the momentum, g + b m = U S V^T with the new
-    m, and S' is near one: a step is about as large in every direction. Jordan also scales it by the
-    matrix's shape.
+    m = b m + g, where b is the momentum; then p -= matrix_lr U S' V^T, where g + b m = U S V^T (as
+    Nesterov's momentum) and S' is near one: a step is about as large in every direction. Jordan
+    also scales it by the matrix's shape; we do not.
     Source: Jordan 2024, https://kellerjordan.github.io/posts/muon/
     """
     def __init__(self, params, lr, matrix_lr, momentum=0.9, **adam):
@@ -420,8 +421,9 @@ def orthogonalise(x):
     for those far below the largest).
 
     Five Newton-Schulz steps X' = P X with P = a I + b A + c A A, A = X X^T; a, b, c are Jordan's.
-    P is symmetric, so A' = X' X'^T = P A P. A and P are square, as wide as X's shorter side: so we
-    multiply the five P's, and X only once, with their product.
+    Multiplying X five times would be slow, as it is longer than wide. A and P are square, as wide
+    as its shorter side, and P is symmetric: A' = X' X'^T = P A P. So we follow A, multiply the five
+    P's, and X once, with their product.
     """
     if x.shape[0] > x.shape[1]:
         return orthogonalise(x.T).T
@@ -480,7 +482,7 @@ def load_checkpoint(path, optimizer=None):
     """Read a checkpoint: (params, config, extra). Restores the optimiser's state, if one is given.
 
     Nothing in the file can run code. Raises Refused, which names the file, and restores nothing
-    where it is not what it should be.
+    where it is not what it should be; FileNotFoundError if there is none.
     """
     if os.path.exists(path) and not os.path.isfile(path):
         raise Refused(f"{path} is not a regular file")  # a pipe would be waited for

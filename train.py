@@ -62,7 +62,7 @@ GRACE_SECONDS = 30  # how long a stopped run may take to finish a step and save
 
 
 def lesson(model, done):
-    """What to train on once a share `done` of the steps is done: function class, n_points.
+    """What to train on when a share `done` of the steps, 0 to 1, is done: function class, n_points.
 
     The curriculum of Garg et al. (arXiv 2208.01066, `src/curriculum.py` of their code): at first
     functions depend on few dims, d' of them, and prompts are short, 2d' + 1 points at most.
@@ -71,7 +71,7 @@ def lesson(model, done):
     c, first, last = e.pretraining[model.name], size.first_dims, e.config.n_dims
     if done >= size.curriculum or first >= last:
         return c, e.n_points
-    dims = first + int(done / size.curriculum * (last - first))  # first to last - 1, equally long
+    dims = first + int(done / size.curriculum * (last - first))  # first to last - 1, in equal parts
     return narrow(c, dims), min(e.n_points, 2 * dims + 1)
 
 
@@ -101,7 +101,7 @@ class TrainingState:
 def resume(model):
     """The state in the checkpoint of an unfinished model; without one, that before any step."""
     e, size = model.experiment, model.experiment.size
-    params = icl.init_params(e.config, e.stream(model.name, 0))  # 0: the stream's name on record
+    params = icl.init_params(e.config, e.stream(model.name, 0))  # "0" names this random stream
     optimizer = icl.Muon(params, size.lr, size.matrix_lr, clip=1.0)
     state = TrainingState(params, optimizer, e.stream(model.name, "training prompts"), [])
     if 0 < model.reached() < model.steps:
@@ -135,7 +135,7 @@ def train(model, save_seconds=math.inf, send=lambda progress: None):
             loss = icl.train_step(state.params, e.config, state.optimizer, xs, ys, weights)
             state.losses.append(loss)
             state.seconds += time.monotonic() - start
-            recent = slice(max(0, state.step - 50), state.step)
+            recent = slice(max(0, state.step - 50), state.step)  # the last 50 steps
             excess = np.mean(state.losses[recent]) - np.mean(optimum[recent])
             send(Progress(state.step, excess, state.seconds))
             if time.monotonic() > saved + save_seconds:
@@ -150,7 +150,7 @@ def train(model, save_seconds=math.inf, send=lambda progress: None):
 
 def optimum_losses(model):
     """(steps,): the loss of the exact optimum in each step, estimated once for each lesson."""
-    n_prompts = min(2000, 2 * model.experiment.size.prompts)  # few in the rehearsal
+    n_prompts = min(2000, 2 * model.experiment.size.prompts)  # `rehearse` sets size.prompts to 4
 
     @cache
     def estimate(c, n_points):
@@ -169,7 +169,7 @@ def train_all(models, processes):
         if state.step:
             print(f"{model.label} goes on from step {state.step:,} of {model.steps:,}", flush=True)
         at_start.append(Progress(state.step, math.nan, state.seconds))
-    print(f"training {len(models)} models; shown: steps done, loss minus optimum's", flush=True)
+    print("training; shown: steps done, loss minus optimum's", flush=True)
     jobs.side_by_side([(train, model, SAVE_SECONDS) for model in models], processes,
                       partial(training_status, models, at_start, processes), GRACE_SECONDS)
 
@@ -177,9 +177,8 @@ def train_all(models, processes):
 # ------------------------------------------------------------------------------------- measuring
 
 def noise_of(model, predict, part=None):
-    """Effective label noise (value, low, high) of a model's predictor, on prompts of its
-    pretraining, or of the class called `part` alone. A part, too, is compared with the ideal
-    learner for all of pretraining."""
+    """Effective label noise (value, low, high) of a model's predictor, on prompts of all its
+    pretraining, or of the class called `part` alone; either way by the learner for all of it."""
     e = model.experiment
     purpose = ("noise", model.name, part) if part else ("noise", model.name)
     n_prompts = min(1000, e.size.prompts)
@@ -195,8 +194,8 @@ def measure(entry, predict=None):
     """Put all questions to a predictor: (noise, answers). predict: a model's function of (xs, ys).
 
     noise: of a model, "pretraining" or the name of a class -> (value, low, high).
-    answers: "SHEET" -> (B, A), its predictions after the A numbers of examples in sheet.after, and
-    "SHEET/KIND" -> the same of a companion, an optimum that the model is compared with.
+    answers: "icl-dense", a sheet's name -> predictions (B, A), column j after sheet.after[j]
+    examples; "icl-dense/noisy" -> the same of a companion, an optimum to compare the model with.
     """
     e, name = entry.experiment, entry.name
     noise, answers = {}, {}
@@ -316,7 +315,8 @@ def choose(a, entries):
                  and a.experiment in (None, model.experiment.name)]
     chosen = [model for model in named if a.only in (None, model.name, model.label)]
     if not chosen:
-        raise icl.Refused(f"there is no model {a.only!r}, but {', '.join(m.label for m in named)}")
+        raise icl.Refused(f"there is no model {a.only!r}, but {', '.join(m.label for m in named)} "
+                          "(--experiment coverage: other ones)")
     return chosen
 
 
@@ -327,10 +327,11 @@ def stages(a):
     # Longest first, so that none is left to train alone at the end.
     entries.sort(key=lambda entry: entry.experiment.n_points * entry.steps, reverse=True)
     chosen = choose(a, entries)
-    # Experiments with a model that is chosen, or with files of an earlier run: all their entries
-    # are measured, as far as they can be, and shown.
-    experiments_shown = [e for e in experiments if any(model.experiment is e for model in chosen)
-                         or any((a.out / e.name).glob("*.npz"))]
+
+    def is_shown(e):  # if a model of it is chosen, or if an earlier run left files
+        return any(m.experiment is e for m in chosen) or any((a.out / e.name).glob("*.npz"))
+
+    experiments_shown = [e for e in experiments if is_shown(e)]
     entries_shown = [entry for entry in entries if entry.experiment in experiments_shown]
     files.refuse_conflicts(entries_shown, a.out)
     print(f"{a.size} size into {a.out}, seed {a.seed}, NumPy {np.__version__}")
@@ -356,5 +357,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    import train  # this file, by the name under which other processes import it
+    import train  # this file: by its name other processes can import what is here, not by __main__
     sys.exit(train.main())

@@ -77,7 +77,7 @@ class Experiment:
     """Which models are trained, on what, and what they are asked afterwards.
 
     A sweep asks about classes along an axis that leads out of pretraining, such as 1, 2, 3, ...
-    non-zero coefficients, where it had the first and the last alone.
+    non-zero coefficients, where it had two of these numbers alone.
     """
     name: str
     size: Size
@@ -156,7 +156,7 @@ def sparse_experiment(size, seed):
         pretraining["wide"] = every_nnz
     return Experiment("sparse", size, seed, classes, pretraining, n_points=size.sparse_points,
                       steps=size.sparse_steps, curves=classes, sweeps={"nnz": by_nnz},
-                      after=[min(d // 2 + 1, size.sparse_points - 1)],  # too few for least squares
+                      after=[min(d // 2 + 1, size.sparse_points - 1)],  # fewer than dims, from 3 on
                       controls=[*classes])
 
 

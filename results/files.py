@@ -222,7 +222,7 @@ def needs_measuring(entry):
     modules = [Path(module.__file__) for module in (baselines, experiments, icl, tasks)]
     modules.append(Path(icl.__file__).with_name("train.py"))  # which measures
     edited = max(module.stat().st_mtime for module in modules)
-    return (edited > made + 60  # a fresh clone writes all its files within a minute
+    return (edited > made + 10  # a fresh clone writes all its files within seconds
             or read_predictions(entry.predictions_path)[0]["asked"] != entry.experiment.asked)
 
 
