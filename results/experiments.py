@@ -38,7 +38,7 @@ class Size:
     matrix_lr: float = 0.02   # Muon's, for the matrices in the blocks
     warmup: int = 100
     curriculum: float = 0.0   # share of the steps that train.lesson makes easier, with fewer dims
-    first_dims: int = 5       # dims of its first lesson; where there are no more, it has no effect
+    first_dims: int = 5       # dims of its first lesson; of no effect if inputs have no more
     prompts: int = 2000       # to evaluate on; half as many for each place of a sweep
 
     def __post_init__(self):
@@ -91,7 +91,7 @@ class Experiment:
     curves: dict       # "dense" -> DenseLinear(8), and so on: after every number of examples
     sweeps: dict       # "nnz" -> {3: SparseLinear(8, 3)}, and so on: place on the x axis -> class
     after: list        # [5], say: the numbers of examples after which sweeps ask
-    controls: list     # the specialists that answer sweeps, too
+    controls: list     # the specialists that sweeps ask, beside the mixture model
 
     @property
     def mixture(self):
@@ -276,10 +276,10 @@ def untrained(e):
 def companions(e, model, noise, sheet):
     """Kind -> predictions (B, N) of optima to be compared with a model.
 
-    The mixture model has two ideal learners. Both believe that labels have noise of standard
-    deviation s, the model's effective label noise, noise["pretraining"][0]. "wary" reads clean
-    labels, so its belief is wrong. "noisy", on ICL sheets alone, reads labels with that noise, so
-    its belief is right. The wide model has "optimum", the exact one of its mixture.
+    The mixture model has two ideal learners, with s its effective label noise, the value of
+    noise["pretraining"]. "noisy", on ICL sheets alone, reads labels with noise of that standard
+    deviation, and knows it. "wary" reads exact labels, but distrusts them as if they had it. The
+    wide model has "optimum", the exact one of its mixture.
     """
     if model == "wide":
         return {"optimum": baselines.bayes(e.pretraining["wide"])(sheet.xs, sheet.ys)}

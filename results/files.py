@@ -109,6 +109,7 @@ def load_model(model, optimizer=None, rng=None):
             "config": config == model.experiment.config,
             "step": 0 <= step <= model.steps,
             "seconds": 0 <= extra["seconds"] < 1e9,
+            # A finished model keeps none.
             "number of losses": len(losses) == (0 if step == model.steps else step),
             "losses": all(type(loss) is float and 0 <= loss < math.inf for loss in losses)})
         if optimizer:

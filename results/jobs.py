@@ -2,8 +2,8 @@
 
 Nothing here is about learning. A job is a function of a module and its arguments. It runs in a
 process of its own, writes its own results, and tells by `send`, its last argument, how far it is.
-What its pipe brings to the parent is a message, an exception if the job failed, or the pipe's end
-if its process ended. The same pipe stops it: once the parent has closed it, or was killed, send
+Through a pipe the parent gets what is sent, an exception if the job fails, and the pipe's end when
+its process ends. The same pipe stops a job: once the parent has closed it, or was killed, send
 raises BrokenPipeError.
 """
 import multiprocessing

@@ -36,6 +36,6 @@ def time_left(models, at_start, now, processes):
     points_done = sum(n * (p.step - before.step) for n, p, before in zip(points, now, at_start))
     seconds = sum(p.seconds - before.seconds for p, before in zip(now, at_start))
     left = [n * (model.steps - p.step) for n, model, p in zip(points, models, now)]
-    # No end before that of the model with most to do: a model is not split between processes.
+    # At least what the longest model needs, as one process trains it.
     work = max(max(left), sum(left) / min(processes, len(models)))
     return timedelta(seconds=round(seconds / points_done * work))

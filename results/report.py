@@ -121,7 +121,8 @@ def sweep(found, name):
 
 
 def selection_weight(predicted, classes, predictor):
-    """Samples (B, N - 1) of the weight that a predictor puts on the second class, one a prompt.
+    """The weight that a predictor puts on the second class, after 1, 2, ... examples: (B, N - 1), a
+    number for each prompt. Their mean is the weight, their spread gives its standard error.
 
     With a and b the optimal predictions for the two classes and m the predictor's, that weight is
     the w that best mixes them into m:
