@@ -175,9 +175,10 @@ def train_all(models, processes):
 
 
 # ------------------------------------------------------------------------------------- measuring
-# A *sheet* (results/experiments.py) is a set of prompts, the same for all predictors: on "icl-dense"
-# functions are dense, on "nnz-3" they have 3 non-zero coefficients. What nobody trained, such as the
-# Lasso, is a function of a sheet. A model is one of (xs, ys), and has companions: optima beside it.
+# A *sheet* (results/experiments.py) is a set of prompts, the same for all predictors: on one called
+# "icl-dense" functions are dense, on "nnz-3" they have 3 non-zero coefficients. What nobody trains,
+# such as the Lasso, is a function of a sheet; a model is one of (xs, ys). Companions are optima
+# that stand beside a model.
 
 def noise_of(model, predict, part=None):
     """Effective label noise (value, low, high) of a model's predictor, on prompts of all its
