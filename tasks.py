@@ -91,8 +91,9 @@ class SparseLinear:
 
     def hypotheses(self):
         n = math.comb(self.n_dims, self.nnz)
-        if n > 20_000:
-            raise TooMany(f"{self} has {n} supports; its exact posterior takes at most 20000")
+        if n > 20_000 or n * self.nnz**2 > 4_000_000:  # the covariances of 64 prompts: 2 GB
+            raise TooMany(f"{self} has {n} supports; its exact posterior takes at most 20000, and "
+                          "fewer of many coefficients")
         supports = np.array(list(combinations(range(self.n_dims), self.nnz)))  # (M, nnz)
         features = lambda x: x.T[supports.T] / math.sqrt(self.nnz)  # (nnz, M, B)
         return [Hypotheses(features, np.full(n, 1 / n), noise=1e-10)]

@@ -317,7 +317,8 @@ def test_impossible_classes_and_label_noises_are_refused_by_name():
             (lambda: Mixture((LINE, DenseLinear(2))), "dimension", "[1, 2]"),
             (lambda: Mixture((LINE, WAVE), (0.5, 0.6)), "weights", "0.6"),
             (lambda: baselines.bayes(LINE, -0.1), "label_noise", "-0.1"),
-            (lambda: SparseLinear(40, 20).hypotheses(), "supports")]:
+            (lambda: SparseLinear(40, 20).hypotheses(), "supports"),
+            (lambda: SparseLinear(40, 37).hypotheses(), "fewer of many coefficients")]:
         raises(ValueError, make, *words)
 
 def test_what_a_class_of_ones_own_returns_is_checked():
@@ -720,6 +721,8 @@ def test_what_is_out_of_date_is_measured_again(tmp_path):
     for path in (model.path, model.predictions_path):
         os.utime(path, (0, 0))
     equal(files.needs_measuring(model), True, "the same, when icl.py is younger")
+    equal(files.edited_since(model.path, files.MAKE_MODELS), ["icl.py", "tasks.py", "train.py"],
+          "the modules that were edited since it was trained")
     elsewhere = replace(lasso, experiment=replace(lasso.experiment, after=[1]))
     equal(files.needs_measuring(elsewhere), True, "the same, when it is asked after 1 example")
     changed = lambda size, seed: replace(experiments.sparse_experiment(size, seed), after=[1])

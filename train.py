@@ -32,6 +32,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS",
 import argparse
 import contextlib
 import math
+import multiprocessing
 import platform
 import sys
 import tempfile
@@ -99,7 +100,9 @@ class TrainingState:
 
 
 def resume(model):
-    """The state in the checkpoint of an unfinished model; without one, that before any step."""
+    """The state in the checkpoint of an unfinished model; without one, that before any step. Makes
+    its folder."""
+    model.path.parent.mkdir(parents=True, exist_ok=True)
     e, size = model.experiment, model.experiment.size
     params = icl.init_params(e.config, e.stream(model.name, 0))  # "0" names this random stream
     optimizer = icl.Muon(params, size.lr, size.matrix_lr, clip=1.0)
@@ -123,7 +126,6 @@ def train(model, save_seconds=math.inf, send=lambda progress: None):
         return
     state = resume(model)
     optimum = optimum_losses(model)  # the least loss possible: what is above it can be learned
-    model.path.parent.mkdir(parents=True, exist_ok=True)
     saved = time.monotonic()
     try:
         while state.step < model.steps:
@@ -339,6 +341,10 @@ def stages(a):
     entries_shown = [entry for entry in entries if entry.experiment in experiments_shown]
     files.refuse_conflicts(entries_shown, a.out)
     print(f"{a.size} size into {a.out}, seed {a.seed}, NumPy {np.__version__}")
+    for model in entries_shown:
+        if model.reached() and (edited := files.edited_since(model.path, files.MAKE_MODELS)):
+            print(f"{model.label} was trained before {edited[0]} was edited: another --out would "
+                  "train it anew")
 
     if to_train := [model for model in chosen if files.needs_training(model)]:
         print("rehearsing every stage on a few prompts", flush=True)
@@ -356,6 +362,9 @@ def stages(a):
 
 def main(argv=None):
     """One run. Exit status: 0; 2 after an error, told in one line; 130 after Ctrl-C."""
+    if multiprocessing.current_process().name != "MainProcess":  # a job imports the caller's script
+        print("train.main must be called below `if __name__ == '__main__':`", file=sys.stderr)
+        return 2
     return jobs.exit_status("train.py", lambda: stages(parse_arguments(argv)),
                             "stopped; the same command goes on from the last checkpoints")
 

@@ -7,6 +7,7 @@ change this file; train.py only does what stands here.
 """
 import pickle
 import re
+import sys
 import zlib
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
@@ -345,6 +346,8 @@ def check_class(c):
         raise ValueError(f"{c} must be a frozen dataclass, of numbers, text and tuples: {error}"
                          ) from error
     pickle.loads(pickle.dumps(c))  # AttributeError if it is no module's
+    if type(c).__module__ == "__main__" and not hasattr(sys.modules["__main__"], "__file__"):
+        raise ValueError(f"{c} must be a class of a file, which other processes can import")
 
 
 def check_repeatable(e):

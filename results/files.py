@@ -12,16 +12,17 @@ A run
 import io
 import json
 import math
+import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-import baselines
 import icl
-import tasks
-from results import experiments
 from results.experiments import Experiment, untrained
+
+MAKE_MODELS = "icl.py", "tasks.py", "train.py"
+MAKE_PREDICTIONS = *MAKE_MODELS, "baselines.py", "results/experiments.py"
 
 
 @dataclass(frozen=True)
@@ -179,11 +180,16 @@ def write_predictions(path, facts, arrays):
     icl.write_whole(path, packed.getvalue())
 
 
+def predictions_in(folder):
+    """Paths of the predictions files in a folder."""
+    return sorted(folder.glob("[!.]*.predictions.npz"))
+
+
 def read_predictions(path):
     """The facts and arrays of a predictions file; icl.Refused if it is no such file."""
     try:
-        if not path.is_file():
-            raise ValueError("it is no regular file")
+        if not path.is_file() or not zipfile.is_zipfile(path):
+            raise ValueError("it is no .npz file")
         with np.load(path, allow_pickle=False) as npz:
             arrays = dict(npz)
         facts = json.loads(str(arrays.pop("header")))
@@ -206,6 +212,13 @@ def read_predictions(path):
     return facts, arrays
 
 
+def edited_since(path, modules):
+    """Those of the modules that were edited after the file was written, but for ten seconds: a
+    fresh clone writes all its files within seconds."""
+    root, written = Path(icl.__file__).parent, path.stat().st_mtime
+    return [name for name in modules if (root / name).stat().st_mtime > written + 10]
+
+
 def needs_training(model):
     """Whether it has neither a finished checkpoint nor predictions."""
     return model.reached() < model.steps and not model.predictions_path.is_file()
@@ -217,13 +230,9 @@ def needs_measuring(entry):
         return False
     if not entry.predictions_path.is_file():
         return True
-    made = entry.predictions_path.stat().st_mtime
-    if entry.is_model and entry.path.stat().st_mtime > made:
+    if entry.is_model and entry.path.stat().st_mtime > entry.predictions_path.stat().st_mtime:
         return True
-    modules = [Path(module.__file__) for module in (baselines, experiments, icl, tasks)]
-    modules.append(Path(icl.__file__).with_name("train.py"))  # which measures
-    edited = max(module.stat().st_mtime for module in modules)
-    return (edited > made + 10  # a fresh clone writes all its files within seconds
+    return (bool(edited_since(entry.predictions_path, MAKE_PREDICTIONS))
             or read_predictions(entry.predictions_path)[0]["asked"] != entry.experiment.asked)
 
 
@@ -233,6 +242,9 @@ def refuse_conflicts(entries, out):
     for path in (out / "results.csv", out / "report.html", *out.glob("*.svg"), *curves):
         if path.exists() and not path.is_file():
             raise icl.Refused(f"{path} is not a regular file")
+    for folder in {entry.path.parent for entry in entries}:
+        for path in predictions_in(folder):
+            read_predictions(path)
     for entry in entries:
         # reached() refuses a checkpoint of other settings.
         finished = entry.reached() == entry.steps

@@ -35,7 +35,7 @@ def side_by_side(jobs, processes, status, grace_seconds=0):
     waiting = list(enumerate(jobs))
     working = {}  # receiving end of its pipe -> index, process
     sent = {}
-    pause = 0.2 if sys.stdout and sys.stdout.isatty() else 10  # seconds between two lines of status
+    pause = 0.2 if on_terminal() else 10  # seconds between two lines of status
     shown = time.monotonic()
     try:
         while waiting or working:
@@ -153,9 +153,14 @@ def exit_status(program, run, stopped="stopped"):
     return 0
 
 
+def on_terminal():
+    """Whether output is shown on a terminal; sys.stdout may be None, or a class of the user's."""
+    return getattr(sys.stdout, "isatty", bool)()
+
+
 def show_status(line):
     """Show a line that renews itself on a terminal, and a plain one elsewhere."""
-    if sys.stdout and sys.stdout.isatty():
+    if on_terminal():
         print(f"{line[:shutil.get_terminal_size().columns - 1]}\x1b[K", end="\r", flush=True)
     elif line:
         print(line, flush=True)
