@@ -272,8 +272,8 @@ def effective_noise(predictor, function_class, rng, n_points, n_prompts=1000, gr
     so: s is the first crossing. It says how large a model's errors are, not how they come about. On
     sinusoids, whose grid of frequencies acts like a noise of 0.011, an s below 0.02 means nothing.
     """
-    if not len(grid) or list(grid) != sorted(grid):
-        raise ValueError(f"grid must rise, not {grid}")
+    if list(grid) != sorted(grid) or 0 not in grid[:1]:
+        raise ValueError(f"grid must rise from 0, not {grid}")
 
     def reaches_zero(curve):
         """The s at which a curve over the grid reaches zero; inf if it never does."""

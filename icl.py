@@ -375,6 +375,8 @@ class Adam:
             for a in (params.get(name), grads.get(name)):
                 if not isinstance(a, np.ndarray) or a.shape != shape or a.dtype.kind != "f":
                     raise ValueError(f"{name} and its gradient must be arrays of floats {shape}")
+            if not params[name].flags.writeable:
+                raise ValueError(f"{name} is read-only")
         norm = math.sqrt(sum(float(np.vdot(grads[name], grads[name])) for name in self.names))
         if not math.isfinite(norm):
             raise FloatingPointError(f"the gradient's norm is {norm}")

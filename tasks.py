@@ -281,14 +281,14 @@ def plain_numbers(made):
 
 
 def _check_count(name, value, most=math.inf):
-    if not isinstance(value, (int, np.integer)) or not 1 <= value <= most:
+    if not isinstance(value, (int, np.integer)) or value is True or not 1 <= value <= most:
         limit = "of 1 or more" if most == math.inf else f"from 1 to {most}"
         raise ValueError(f"{name} must be an integer {limit}, not {value!r}")
 
 
 def _check_positive(name, value):
-    if not isinstance(value, numbers.Real) or not 0 < value < math.inf:
-        raise ValueError(f"{name} must be positive and finite, not {value!r}")
+    if not isinstance(value, (int, float, np.floating)) or not 0 < value < math.inf:
+        raise ValueError(f"{name} must be a number, positive and finite, not {value!r}")
 
 
 def _check_dims(classes):

@@ -314,6 +314,7 @@ def test_sinusoids_have_frequencies_of_their_law():
 def test_impossible_classes_and_label_noises_are_refused_by_name():
     for make, *words in [
             (lambda: DenseLinear(2.5), "2.5"), (lambda: Sinusoid(scale=-1.0), "scale", "-1"),
+            (lambda: DenseLinear(True), "n_dims", "True"),
             (lambda: Mixture((LINE, DenseLinear(2))), "dimension", "[1, 2]"),
             (lambda: Mixture((LINE, WAVE), (0.5, 0.6)), "weights", "0.6"),
             (lambda: baselines.bayes(LINE, -0.1), "label_noise", "-0.1"),

@@ -240,6 +240,8 @@ def picture(e, name):
     xs = np.float32([[*examples, x] for x in queries])[..., None]  # (101, n + 1, 1)
     # f is one function, so it takes one prompt: all 101 in a row.
     ys = np.float32(f(xs.reshape(1, -1, 1)).reshape(len(xs), -1))
+    if not np.isfinite(ys).all():
+        raise ValueError(f"f(x) of {c} must be finite for each x from -2.5 to 2.5")
     return Sheet(name, c, xs, ys, [n])
 
 
