@@ -5,7 +5,7 @@ left to right. At every x_k it predicts f(x_k), and it has seen the examples 1..
 
 An operation returns its output and a function: y, backward = layernorm(x, gain, bias). With dy the
 gradient of the loss with respect to y, backward(dy) returns the gradients of the arguments, in
-their order: here dx, dgain, dbias. GELU and attention take one array, so it returns one.
+their order: here dx, dgain, dbias. GELU and attention take one array: theirs returns one gradient.
 
 Shapes: B prompts, N points, T = 2N - 1 tokens, C channels, H heads, D = C / H, d dims; M rows, a
 row a token.
@@ -259,7 +259,7 @@ def transformer(params, config, xs, ys):
 # ------------------------------------------------------------------------ predictions, and checks
 
 def check_array(name, a, shape=None, types=(np.float32, np.float64)):
-    """ValueError, by name, unless it is a finite array of one of the types, of the shape if any."""
+    """ValueError, by name, unless it is a finite array of one of the types and, if given, shape."""
     if type(a) is not np.ndarray or a.dtype not in types or shape not in (None, a.shape):
         wanted = " or ".join(t.__name__ for t in types)
         size = "" if shape is None else f" {shape}"
@@ -423,9 +423,9 @@ def orthogonalise(x):
     for those far below the largest).
 
     Five Newton-Schulz steps X' = P X with P = a I + b A + c A A, A = X X^T; a, b, c are Jordan's.
-    Multiplying X five times would be slow, as it is longer than wide. A and P are square, as wide
-    as its shorter side, and P is symmetric: A' = X' X'^T = P A P. So we follow A, multiply the five
-    P's, and X once, with their product.
+    A and P are square, as wide as X's shorter side, and P is symmetric: A' = X' X'^T = P A P. So we
+    follow A, multiply the five P's, and X only once, with their product. That pays where X is
+    oblong, as most are.
     """
     if x.shape[0] > x.shape[1]:
         return orthogonalise(x.T).T

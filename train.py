@@ -100,8 +100,8 @@ class TrainingState:
 
 
 def resume(model):
-    """The state in the checkpoint of an unfinished model; without one, that before any step. Makes
-    its folder."""
+    """The state to train on from: that of an unfinished model's checkpoint, or a fresh one. Makes
+    the model's folder."""
     model.path.parent.mkdir(parents=True, exist_ok=True)
     e, size = model.experiment, model.experiment.size
     params = icl.init_params(e.config, e.stream(model.name, 0))  # "0" names this random stream
@@ -184,11 +184,12 @@ def train_all(models, processes):
 
 def noise_of(model, predict, part=None):
     """Effective label noise (value, low, high) of a model's predictor, on prompts of all its
-    pretraining, or of the class called `part` alone; either way by the learner for all of it."""
+    pretraining, or of the class called `part` alone. The ideal learner is that of all pretraining.
+    """
     e = model.experiment
     purpose = ("noise", model.name, part) if part else ("noise", model.name)
     n_prompts = min(1000, e.size.prompts)
-    if part:  # as many of this class as there are among all of pretraining's
+    if part:  # as many of this class as there are among all: a mixture has half of each
         n_prompts //= 2
     s, (low, high), _ = baselines.effective_noise(
         predict, e.pretraining[model.name], e.stream(*purpose), e.n_points, n_prompts,
@@ -370,5 +371,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    import train  # this file: by its name other processes can import what is here, not by __main__
+    import train  # this file, by its name: what is sent to other processes must not be __main__'s
     sys.exit(train.main())
